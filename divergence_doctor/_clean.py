@@ -1,0 +1,43 @@
+"""What may a string from a stranger's file look like? Printable, on one line, and not endless."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Final
+
+#: Unicode categories that no name needs: controls, format marks (bidi overrides, zero width),
+#: surrogates, private use, and the two line separators.
+_UNPRINTABLE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+
+
+def clean(text: str, limit: int = 120, *, multiline: bool = False) -> str:
+    r"""Return ``text`` safe to hand to any sink that escapes for itself.
+
+    Args:
+        text: any string.
+        limit: longest result in characters; what is over is cut from the middle.
+        multiline: keep line feeds.
+
+    Returns:
+        The text in Unicode's composed form (NFC), unprintable characters spelled as ``\xNN`` or
+        ``\uNNNN``, cut in the middle with an ellipsis where it is too long.
+    """
+    if len(text) > 4 * limit:
+        text = text[: 2 * limit] + "…" + text[-2 * limit :]
+    spelled = "".join(
+        character
+        if unicodedata.category(character) not in _UNPRINTABLE or (multiline and character == "\n")
+        else _spell(character)
+        for character in unicodedata.normalize("NFC", text)
+    )
+    if len(spelled) <= limit:
+        return spelled
+    head = (limit - 1) // 2
+    return f"{spelled[:head]}…{spelled[len(spelled) - (limit - 1 - head) :]}"
+
+
+def _spell(character: str) -> str:
+    number = ord(character)
+    if number < 0x100:
+        return f"\\x{number:02x}"
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"

@@ -1,0 +1,198 @@
+"""How is a ``.keras`` archive opened? As Keras does, under the policy it was trained with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+from divergence_doctor._clean import clean
+from divergence_doctor.checkpoints._archive import Archive, holds_model, read_archive
+from divergence_doctor.checkpoints._checkpoint import Checkpoint, Opened, OpenOptions
+from divergence_doctor.checkpoints._compile import (
+    build_optimizer,
+    compile_arguments,
+    has_loss_scaling,
+    optimizers,
+    settle,
+)
+from divergence_doctor.checkpoints._config import (
+    Reference,
+    check_config,
+    check_sizes,
+    references,
+    trained_policy,
+)
+from divergence_doctor.checkpoints._custom import collect, unknown_objects
+from divergence_doctor.checkpoints._loading import (
+    Fidelity,
+    heed,
+    loading,
+    policy,
+    sha256,
+    suffixed,
+)
+from divergence_doctor.checkpoints._user_code import call_factory
+from divergence_doctor.checkpoints._weights import Survey, survey
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_INNER = "optimizer/inner_optimizer/vars"
+
+
+@final
+class KerasArchive(Checkpoint):
+    """``model.save("model.keras")``: config, weights, optimizer, and how it was compiled."""
+
+    name: ClassVar[str] = ".keras archive"
+    order: ClassVar[int] = 10
+
+    @classmethod
+    def can_open(cls, path: Path) -> bool:
+        """Say whether the path is a zip archive with a Keras model in it."""
+        return holds_model(path)
+
+    @classmethod
+    def preflight(cls, path: Path, options: OpenOptions) -> None:
+        """Check the zip archive, its check sums and its config; see the base class."""
+        _checked(path, options)
+
+    @classmethod
+    def open(cls, path: Path, options: OpenOptions) -> Opened:
+        """Open the archive; see the base class."""
+        archive = _checked(path, options)
+        weights = survey(path)
+        fidelity = Fidelity()
+        trained = _trained_policy(archive, weights)
+        with policy(trained):
+            model, custom = (
+                _load(path, archive, weights, options, fidelity)
+                if options.model is None
+                else (_fill(path, options.model, fidelity), {})
+            )
+            fidelity.optimizer_state = _optimizer_state(model, weights, fidelity)
+            settle(path, model, options, fidelity, custom=custom)
+        return Opened(
+            model=model,
+            fidelity=fidelity.report(model),
+            source={
+                "file": str(path),
+                "format": cls.name,
+                "sha256": sha256(path),
+                "keras_version": archive.keras_version,
+                "dtype_policy": trained or "",
+            },
+        )
+
+
+def _checked(path: Path, options: OpenOptions) -> Archive:
+    archive = read_archive(path)
+    if options.model is None:
+        check_config(path, archive.config, trust=options.trust)
+        check_sizes(path, archive.config, archive.weights_bytes)
+    return archive
+
+
+def _compiled_with(archive: Archive) -> dict[str, Any]:
+    compiled = archive.config.get("compile_config")
+    return compiled if isinstance(compiled, dict) else {}
+
+
+def _trained_policy(archive: Archive, weights: Survey) -> str | None:
+    """Return the global policy under which the model was compiled.
+
+    A Functional model does not store it; that the optimizer scaled the loss although the config
+    names a plain one says that it was mixed_float16.
+    """
+    optimizer = _compiled_with(archive).get("optimizer")
+    plain = isinstance(optimizer, dict) and optimizer.get("class_name") != "LossScaleOptimizer"
+    if plain and weights.under(_INNER):
+        return "mixed_float16"
+    return trained_policy(archive.config)
+
+
+def _load(
+    path: Path, archive: Archive, weights: Survey, options: OpenOptions, fidelity: Fidelity
+) -> tuple[Any, dict[str, Any]]:
+    custom, unknown = collect(references(archive.config), options)
+    blocking = [reference for reference in unknown if not _dispensable(reference, options)]
+    if blocking:
+        raise unknown_objects(path, blocking, options)
+    import keras
+
+    with suffixed(path, ".keras") as named:
+        with loading(path) as said:
+            model = keras.saving.load_model(
+                named, custom_objects=custom, compile=not unknown, safe_mode=not options.trust
+            )
+        skipped = heed(said, fidelity)
+        if unknown:
+            names = ", ".join(clean(reference.key, 60) for reference in unknown)
+            fidelity.note(f"left out, because nothing defines it: {names}")
+            compiled = _without(_compiled_with(archive), unknown)
+            skipped = _compile(named, model, compiled, custom, fidelity)
+        if skipped and has_loss_scaling(model) and not weights.under(_INNER):
+            _without_loss_scaling(named, model, fidelity)
+    return model, custom
+
+
+def _dispensable(reference: Reference, options: OpenOptions) -> bool:
+    """Say whether the step can do without: metrics always, the loss when another one is given."""
+    part = reference.path[1] if reference.path[:1] == ("compile_config",) else ""
+    return part in ("metrics", "weighted_metrics") or (
+        part in ("loss", "loss_weights") and options.loss is not None
+    )
+
+
+def _without(compiled: dict[str, Any], unknown: tuple[Reference, ...]) -> dict[str, Any]:
+    """Return how the model was compiled, less what nothing defines."""
+    gone = {str(reference.path[1]) for reference in unknown}
+    if "loss" in gone:
+        gone.add("loss_weights")
+    return {part: value for part, value in compiled.items() if part not in gone}
+
+
+def _compile(
+    named: Path, model: Any, compiled: dict[str, Any], custom: dict[str, Any], fidelity: Fidelity
+) -> bool:
+    """Compile the model, load the optimizer's state, and say whether it was left out."""
+    import keras
+
+    with loading(named) as said:
+        with keras.saving.CustomObjectScope(custom):
+            model.compile_from_config(compiled)
+        build_optimizer(model)
+        model.load_weights(named)
+    return heed(said, fidelity)
+
+
+def _without_loss_scaling(named: Path, model: Any, fidelity: Fidelity) -> None:
+    """Undo the wrapping that Keras adds under mixed_float16, where the file holds none of it."""
+    arguments = compile_arguments(model)
+    arguments["optimizer"] = model.optimizer.inner_optimizer
+    model.compile(**arguments, auto_scale_loss=False)
+    build_optimizer(model)
+    with loading(named) as said:
+        model.load_weights(named)
+    fidelity.notes[:] = [note for note in fidelity.notes if "Skipping variable" not in note]
+    heed(said, fidelity)
+    fidelity.note("the model was trained in mixed_float16 without loss scaling")
+
+
+def _fill(path: Path, factory: str, fidelity: Fidelity) -> Any:
+    """Return the factory's model with the weights of the archive in it."""
+    model = call_factory(factory)
+    build_optimizer(model)
+    with suffixed(path, ".keras") as named, loading(path) as said:
+        model.load_weights(named)
+    heed(said, fidelity)
+    fidelity.note(f"the model comes from --model {clean(factory)}, its weights from the archive")
+    return model
+
+
+def _optimizer_state(model: Any, weights: Survey, fidelity: Fidelity) -> Any:
+    held = optimizers(model)
+    skipped = sum("Skipping variable" in note for note in fidelity.notes)
+    stored = sum("optimizer" in name.partition("/")[0].lower() for name in weights.datasets)
+    if not held or not stored or skipped >= len(held):
+        return "missing"
+    return "partial" if skipped else "restored"

@@ -1,0 +1,148 @@
+"""How did the loss and the gradients fare over the replayed steps?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Final, final
+
+import numpy as np
+
+from divergence_doctor.figures import _style
+from divergence_doctor.figures._axes import (
+    bounded,
+    legend,
+    mark_not_finite,
+    positive,
+    value_scale,
+)
+from divergence_doctor.figures._figure import Figure, columns
+from divergence_doctor.figures._text import count, drawable, number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+    from numpy.typing import NDArray
+
+    from divergence_doctor.trace import Trace
+
+#: More terms than this cannot be told apart by colour.
+_TERMS: Final = columns("losses", "step name value")
+_MOST_TERMS: Final = len(_style.SERIES) - 1
+
+
+@final
+class Loss(Figure):
+    """Loss of every replayed step, its terms, and the norm of all gradients together."""
+
+    name: ClassVar[str] = "loss"
+    title: ClassVar[str] = "Loss over the replayed steps"
+    order: ClassVar[int] = 40
+    needs: ClassVar[frozenset[str]] = columns("steps", "step loss")
+
+    def suits(self, trace: Trace) -> bool:
+        """Say whether there are two steps: a single number needs no picture."""
+        return super().suits(trace) and len(trace.table("steps")) > 1
+
+    def caption(self, trace: Trace) -> str:
+        """Return the first and the last loss, the extremes, and where it stops being finite."""
+        steps = trace.table("steps")
+        losses = steps["loss"]
+        finite = losses[np.isfinite(losses)]
+        said = f"Loss over {count(len(steps), 'replayed step')}: "
+        said += f"{number(float(losses[0]))} at step {steps['step'][0]}, "
+        said += f"{number(float(losses[-1]))} at step {steps['step'][-1]}"
+        if finite.size:
+            said += f"; the largest finite value is {number(float(finite.max()))}"
+        bad = steps["step"][~np.isfinite(losses)]
+        said += f"; not finite from step {bad[0]} on" if len(bad) else "; finite throughout"
+        return said + "."
+
+    def draw(self, trace: Trace, canvas: Canvas) -> None:
+        """Draw the loss, and below it the gradient norm where it was recorded."""
+        steps = trace.table("steps")
+        norms = steps["gradient_norm"] if "gradient_norm" in steps else np.empty(0)
+        norms = norms if np.isfinite(norms).any() else np.empty(0)
+        canvas.set_size_inches(_style.WIDTH, 6.0 if norms.size else 3.6)
+        canvas.suptitle(self.title)
+        panels = canvas.subplots(2 if norms.size else 1, 1, sharex=True, squeeze=False)[:, 0]
+        _curves(panels[0], trace)
+        if norms.size:
+            _norm(panels[1], steps["step"], norms)
+        _number_steps(panels[-1], steps["step"])
+        for axes in panels:
+            _mark_failing(axes, trace.failing_step)
+            legend(axes)
+
+
+def _curves(axes: Axes, trace: Trace) -> None:
+    steps = trace.table("steps")
+    terms = _terms(trace)
+    for colour, (name, (at, values)) in zip(_style.SERIES[1:], terms.items(), strict=False):
+        axes.plot(
+            at, bounded(values), color=colour, linewidth=1.3, marker="s", markersize=3, label=name
+        )
+    losses = steps["loss"]
+    axes.plot(
+        steps["step"],
+        bounded(losses),
+        color=_style.BLUE,
+        linewidth=2.6,
+        marker="o",
+        markersize=5,
+        label="loss",
+        zorder=3,
+    )
+    every = [losses, *(values for _, values in terms.values())]
+    scale = value_scale(axes, np.concatenate(every))
+    axes.set_ylabel("loss" if scale == "linear" else f"loss ({scale} scale)")
+    mark_not_finite(axes, steps["step"][~np.isfinite(losses)], label="loss not finite")
+
+
+def _terms(trace: Trace) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """Return the terms of the loss by name where there are several, at most five."""
+    losses = trace.table("losses")
+    names = list(dict.fromkeys(losses["name"].tolist())) if all(map(trace.has, _TERMS)) else []
+    if len(names) <= 1:
+        return {}
+    found = {}
+    for name in names[:_MOST_TERMS]:
+        rows = losses.select(name=name)
+        bad = rows["step"][~np.isfinite(rows["value"])]
+        broke = f"\n(not finite: step {bad[0]})" if len(bad) else ""
+        # Matplotlib leaves labels that start with an underscore out of the legend.
+        found[f"term {drawable(str(name))}{broke}"] = (rows["step"], rows["value"])
+    return found
+
+
+def _norm(axes: Axes, steps: NDArray[np.int64], norms: NDArray[np.float64]) -> None:
+    axes.plot(
+        steps,
+        positive(norms) if (norms[np.isfinite(norms)] > 0).all() else bounded(norms),
+        color=_style.PURPLE,
+        linewidth=2.0,
+        marker="o",
+        markersize=4,
+        label="gradient norm",
+    )
+    scale = value_scale(axes, norms)
+    axes.set_ylabel("gradient norm" if scale == "linear" else f"gradient norm ({scale} scale)")
+    mark_not_finite(axes, steps[~np.isfinite(norms)], label="norm not finite")
+
+
+def _number_steps(axes: Axes, steps: NDArray[np.int64]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=16, integer=True, min_n_ticks=1))
+    axes.set_xlim(float(steps.min()) - 0.4, float(steps.max()) + 0.4)
+    axes.set_xlabel("replayed step")
+
+
+def _mark_failing(axes: Axes, step: int | None) -> None:
+    if step is not None:
+        axes.axvspan(
+            step - 0.3,
+            step + 0.3,
+            color=_style.ORANGE,
+            alpha=0.28,
+            lw=0,
+            label=f"fails: step {step}",
+        )

@@ -1,0 +1,8 @@
+"""The step again: the model's own ``train_step``, watched."""
+
+from divergence_doctor.replay.bench import Bench
+from divergence_doctor.replay.engine import Engine
+from divergence_doctor.replay.feeding import match
+from divergence_doctor.replay.state import Snapshot
+
+__all__ = ["Bench", "Engine", "Snapshot", "match"]

@@ -1,0 +1,192 @@
+"""Which private doors of TensorFlow and Keras does the replay go through? All of them are here.
+
+Each is a context manager that puts back what it found, also after an exception, and each has a test
+of its own (``tests/replay/test_seams.py``) that fails by name when TensorFlow or Keras moves it.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+
+@contextmanager
+def op_callback(callback: Callable[..., None]) -> Iterator[None]:
+    """Call ``callback(op_type, inputs, attrs, outputs, op_name=None, graph=None)`` per eager op.
+
+    ``outputs`` is the list that the tape records: assigning into it replaces the op's result for
+    everything downstream. Ops that the callback itself runs do not call it again.
+    """
+    from tensorflow.python.framework import op_callbacks
+
+    op_callbacks.add_op_callback(callback)
+    try:
+        yield
+    finally:
+        op_callbacks.remove_op_callback(callback)
+
+
+@contextmanager
+def gradient_function(wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Route the gradient of every op through ``wrap(original)``.
+
+    The function gets ``(op_name, attrs, num_inputs, inputs, outputs, out_grads, skip, name_scope)``;
+    any of ``inputs``, ``outputs`` and their entries may be None.
+    """
+    from tensorflow.python import pywrap_tfe
+    from tensorflow.python.eager import backprop
+
+    original = backprop._gradient_function  # noqa: SLF001 - the seam
+    pywrap_tfe.TFE_Py_RegisterGradientFunction(wrap(original))
+    try:
+        yield
+    finally:
+        pywrap_tfe.TFE_Py_RegisterGradientFunction(original)
+
+
+@contextmanager
+def patched(owner: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
+    """Replace ``owner.name`` by ``make(original)`` for a while."""
+    original = owner.__dict__[name] if name in vars(owner) else getattr(owner, name)
+    inherited = name not in vars(owner)
+    setattr(owner, name, make(original))
+    try:
+        yield
+    finally:
+        if inherited:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, original)
+
+
+def layer_class() -> type:
+    """Return the class whose ``__call__`` every layer, nested model and cell passes through."""
+    from keras.src.layers.layer import Layer
+
+    return Layer  # type: ignore[no-any-return]
+
+
+def operation_class() -> type:
+    """Return the class whose ``__call__`` every node of a functional graph passes through."""
+    from keras.src.ops.operation import Operation
+
+    return Operation  # type: ignore[no-any-return]
+
+
+def trainer_class() -> type:
+    """Return the class that holds ``_compute_loss`` and ``_aggregate_additional_loss``."""
+    from keras.src.trainers.trainer import Trainer
+
+    return Trainer  # type: ignore[no-any-return]
+
+
+def optimizer_class() -> type:
+    """Return the class that every Keras optimizer derives from."""
+    from keras.src.optimizers.base_optimizer import BaseOptimizer
+
+    return BaseOptimizer  # type: ignore[no-any-return]
+
+
+def tape_class() -> type:
+    """Return the gradient tape's class (public, kept beside its kin)."""
+    import tensorflow as tf
+
+    return tf.GradientTape  # type: ignore[no-any-return]
+
+
+def loss_module() -> Any:
+    """Return the module whose ``reduce_weighted_values`` every Keras loss reduces through."""
+    from keras.src.losses import loss
+
+    return loss
+
+
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """Keep what runs inside off every gradient tape."""
+    from tensorflow.python.eager import record
+
+    with record.stop_recording():
+        yield
+
+
+def identity(tensor: Any) -> int:
+    """Return the number that tells one eager tensor from every other, for as long as it lives."""
+    return tensor._id  # type: ignore[no-any-return]  # noqa: SLF001 - the seam
+
+
+def view(tensor: Any) -> NDArray[Any]:
+    """Return an eager tensor's values without a copy where it lies in host memory.
+
+    The array must not be written to, and not be kept longer than the tensor.
+    """
+    return tensor._numpy()  # type: ignore[no-any-return]  # noqa: SLF001 - the seam
+
+
+def handle_of(variable: Any) -> Any:
+    """Return the resource handle of a Keras or TensorFlow variable."""
+    value = getattr(variable, "_value", variable)
+    return getattr(value, "handle", None)
+
+
+def keras_mask(tensor: Any) -> Any:
+    """Return the mask that Keras keeps on a tensor, or None."""
+    return getattr(tensor, "_keras_mask", None)
+
+
+def set_keras_mask(tensor: Any, mask: Any) -> None:
+    """Put a mask on a tensor the way Keras does."""
+    from keras.src import backend
+
+    backend.set_keras_mask(tensor, mask)
+
+
+def forget_global_seed_generator() -> None:
+    """Make the next unseeded ``keras.random`` call start again from the global seed."""
+    from keras.src.backend.common import global_state
+
+    global_state.set_global_attribute("global_seed_generator", None)
+
+
+def base_loss_class() -> type:
+    """Return the class that every Keras loss object derives from."""
+    from keras.src.losses.loss import Loss
+
+    return Loss  # type: ignore[no-any-return]
+
+
+def loss_scale_class() -> type:
+    """Return the loss-scaling optimizer, which overrides ``apply``."""
+    import keras
+
+    return keras.optimizers.LossScaleOptimizer  # type: ignore[no-any-return]
+
+
+@contextmanager
+def scaled_rate(optimizer: Any, factor: float) -> Iterator[None]:
+    """Multiply an optimizer's learning rate, constant or schedule, for a while.
+
+    A constant rate is a variable of the optimizer: putting back its state puts it back too.
+    """
+    import keras
+
+    schedule = getattr(optimizer, "_learning_rate", None)
+    if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+        optimizer.learning_rate = float(optimizer.learning_rate) * factor
+        yield
+        return
+
+    class Scaled(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+        def __call__(self, step: Any) -> Any:
+            return schedule(step) * factor
+
+    optimizer._learning_rate = Scaled()  # noqa: SLF001 - the public setter refuses to swap schedules
+    try:
+        yield
+    finally:
+        optimizer._learning_rate = schedule  # noqa: SLF001

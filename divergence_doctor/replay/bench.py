@@ -1,0 +1,271 @@
+"""What would have happened with one thing changed? The same steps again, from the same start.
+
+Every run starts from the snapshot that was taken before the first step and from the same seed, so
+that the change is the only difference. A run *mends* the failure when it gets past the failing step
+with everything finite and without the loss running away.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, final
+
+import numpy as np
+
+from divergence_doctor.replay import _seams as seams
+from divergence_doctor.replay.engine import Ran, run_step
+from divergence_doctor.replay.feeding import match, tensors
+from divergence_doctor.replay.outcome import NEVER_NEGATIVE, runaway
+from divergence_doctor.replay.state import (
+    Snapshot,
+    model_variables,
+    optimizers_of,
+    seed_everything,
+    slot_variables,
+)
+from divergence_doctor.replay.watch import StepWatch
+from divergence_doctor.stats import all_finite
+from divergence_doctor.trace import TraceBuilder
+
+if TYPE_CHECKING:
+    from divergence_doctor.batches import Batch
+    from divergence_doctor.replay.opstream import OpStream
+
+#: Steps past the failing one that a mended run must survive, so that a failure that is only put
+#: off by a step does not count as mended.
+GRACE: Final = 2
+
+#: One op's result to replace: (op's place in the stream, output) -> what to make of its values.
+Patches = Mapping[tuple[int, int], tuple[str, Callable[[Any], Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rerun:
+    """What one changed run came to.
+
+    Attributes:
+        finite: it got past the failing step, finite and not running away.
+        why: what failed, or how it went.
+        losses: loss of each step that ran.
+        seconds: wall time.
+    """
+
+    finite: bool
+    why: str
+    losses: tuple[float, ...]
+    seconds: float
+
+    @property
+    def steps(self) -> int:
+        """Steps that stayed finite."""
+        return len(self.losses) if self.finite else max(len(self.losses) - 1, 0)
+
+
+@final
+class Bench:
+    """The failing step, ready to be run again with one thing changed.
+
+    Args:
+        model: the model, in any state.
+        snapshot: its state before the first step.
+        batches: the batches as read.
+        seed: the seed of the replay.
+        asked: steps that the replay was asked for.
+        failing_step: step at which it failed.
+        stream: the watched stream of ops of the failing step, for changes to single ops.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        snapshot: Snapshot,
+        batches: Sequence[Batch],
+        *,
+        seed: int,
+        asked: int,
+        failing_step: int,
+        stream: OpStream | None,
+        losses: Sequence[str] = (),
+    ) -> None:
+        self.model = model
+        self.batches = tuple(batches)
+        self.failing_step = failing_step
+        self.asked = asked
+        self.stream = stream
+        self._snapshot = snapshot
+        self._seed = seed
+        self._nonnegative = bool(losses) and all(name in NEVER_NEGATIVE for name in losses)
+
+    @property
+    def enough(self) -> int:
+        """Steps that a change at the point must survive."""
+        return max(min(self.failing_step + 1 + GRACE, self.asked), self.failing_step + 1)
+
+    def run(
+        self,
+        *,
+        batches: Sequence[Batch] | None = None,
+        prepare: Callable[[], AbstractContextManager[None]] = nullcontext,
+        patches: Patches | None = None,
+        steps: int | None = None,
+    ) -> Rerun:
+        """Run the steps again from the start, with one thing changed.
+
+        Args:
+            batches: other batches than the given ones.
+            prepare: a context manager that changes model or optimizer after the state was put
+                back, and undoes on leaving what putting back the state does not.
+            patches: results of single ops to replace.
+            steps: steps to run; by default those that a change at the point must survive.
+        """
+        import tensorflow as tf
+
+        eagerly = tf.config.functions_run_eagerly()
+        tf.config.run_functions_eagerly(True)  # noqa: FBT003 - TensorFlow's signature
+        start = time.perf_counter()
+        losses: list[float] = []
+        try:
+            self._snapshot.restore()
+            seed_everything(self._seed)
+            with prepare():
+                why = self._steps(batches or self.batches, steps or self.enough, patches, losses)
+        finally:
+            tf.config.run_functions_eagerly(eagerly)
+            self._snapshot.restore()
+        return Rerun(why is None, why or _course(losses), tuple(losses), time.perf_counter() - start)
+
+    def _steps(
+        self, batches: Sequence[Batch], steps: int, patches: Patches | None, losses: list[float]
+    ) -> str | None:
+        fed = [match(batch, self.model) for batch in batches]
+        for step in range(steps):
+            data = tensors(fed[step % len(fed)])
+            glance = _Glance(self.model)
+            with self._looking(glance, patches):
+                ran = run_step(self.model, data)
+            losses.append(glance.loss_of(ran))
+            why = self._failure(step, ran, losses[-1], glance)
+            if why is not None:
+                return why
+        if len(losses) > 1 and abs(losses[-1]) > 1e3 * max(abs(losses[0]), 1.0):
+            return f"stays finite, but the loss still runs away ({_course(losses)})"
+        gone = runaway(losses)
+        return None if gone is None else gone[1]
+
+    @contextmanager
+    def _looking(self, glance: _Glance, patches: Patches | None) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(glance.looking())
+            if patches:
+                watch = StepWatch(
+                    TraceBuilder(), step=0, names={}, handles={}, samples=0, model=self.model,
+                    progress=lambda _phase, _layer: None,
+                )  # fmt: skip
+                watch.stream.patches = dict(patches)
+                stack.enter_context(watch.watching())
+            yield
+
+    def _failure(self, step: int, ran: Ran, loss: float, glance: _Glance) -> str | None:
+        if ran.raised:
+            return f"step {step} raises {ran.raised_type}"
+        if not math.isfinite(loss):
+            return f"the loss of step {step} is {loss}"
+        bad = self._bad_variable()
+        if bad:
+            return f"{bad} is not finite after step {step}"
+        if not glance.gradients_finite and not self._scales():
+            return f"the gradients of step {step} are not finite"
+        if self._nonnegative and loss < -1e-3:
+            return f"the loss of step {step} is {loss:.4g}, below zero"
+        return None
+
+    def _scales(self) -> bool:
+        return any(hasattr(optimizer, "dynamic_scale") for optimizer in optimizers_of(self.model))
+
+    def _bad_variable(self) -> str:
+        for held in model_variables(self.model):
+            if not all_finite(np.asarray(held.variable.value)):
+                return held.path
+        for variable, path, _ in slot_variables(self.model):
+            if not all_finite(np.asarray(variable.value)):
+                return path
+        return ""
+
+    def edited(self, change: Callable[[str, Any], Any]) -> tuple[Batch, ...]:
+        """Return the batches with ``change(name, array)`` applied to every array."""
+        return tuple(
+            replace(batch, arrays={n: change(n, a) for n, a in batch.arrays.items()})
+            for batch in self.batches
+        )
+
+
+@final
+class _Glance:
+    """The least that must be seen of a step: its loss, and whether the gradients are finite."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._loss: float | None = None
+        self._targets: list[float] = []
+        self.gradients_finite = True
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(
+                seams.patched(seams.trainer_class(), "_compute_loss", self._compute_loss)
+            )
+            stack.enter_context(seams.patched(seams.tape_class(), "gradient", self._gradient))
+            yield
+
+    def loss_of(self, ran: Ran) -> float:
+        if self._loss is not None:
+            return self._loss
+        if isinstance(ran.logs, dict) and "loss" in ran.logs:
+            return float(np.asarray(ran.logs["loss"]).sum())
+        return sum(self._targets) if self._targets else math.nan
+
+    def _compute_loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        glance = self
+
+        def compute(model: Any, *args: Any, **kwargs: Any) -> Any:
+            loss = original(model, *args, **kwargs)
+            if model is glance._model:
+                glance._loss = float(np.asarray(loss, dtype=np.float64).sum())
+            return loss
+
+        return compute
+
+    def _gradient(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        glance = self
+
+        def gradient(tape: Any, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
+            found = original(tape, target, sources, *args, **kwargs)
+            glance._look(target, sources, found)
+            return found
+
+        return gradient
+
+    def _look(self, target: Any, sources: Any, found: Any) -> None:
+        import tensorflow as tf
+
+        trainable = {id(variable) for variable in self._model.trainable_variables}
+        if not any(id(source) in trainable for source in tf.nest.flatten(sources)):
+            return
+        for tensor in tf.nest.flatten(target):
+            self._targets.append(float(np.asarray(tensor, dtype=np.float64).sum()))
+        flat = found if isinstance(found, list | tuple) else [found]
+        for tensor in flat:
+            values = getattr(tensor, "values", tensor)
+            if hasattr(values, "_id") and not all_finite(seams.view(values)):
+                self.gradients_finite = False
+
+
+def _course(losses: Sequence[float]) -> str:
+    if not losses:
+        return "no step ran"
+    return f"loss {losses[0]:.4g} to {losses[-1]:.4g} over {len(losses)} step" + "s" * (len(losses) > 1)

@@ -1,0 +1,400 @@
+"""What happens when the step is run again? Up to N watched steps, ended by the first failure."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, final
+
+import numpy as np
+
+from divergence_doctor._clean import clean
+from divergence_doctor.errors import LimitError, UsageError
+from divergence_doctor.replay import _seams as seams
+from divergence_doctor.replay.anatomy import describe_model
+from divergence_doctor.replay.feeding import tensors
+from divergence_doctor.replay.outcome import Judge
+from divergence_doctor.replay.source import of_exception
+from divergence_doctor.replay.state import (
+    Held,
+    innermost,
+    model_variables,
+    optimizers_of,
+    seed_everything,
+    slot_variables,
+)
+from divergence_doctor.replay.watch import StepWatch
+from divergence_doctor.stats import summarize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from divergence_doctor.replay.feeding import Fed
+    from divergence_doctor.replay.opstream import OpStream
+    from divergence_doctor.trace import TraceBuilder
+
+#: Steps that may follow the asked ones while loss scaling still searches for a scale that fits:
+#: from 2**15, the default of Keras, it is halved to 1 in 15 skipped steps.
+_SCALE_SEARCH: Final = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What one run of ``train_step`` came to: its logs, or what it raised."""
+
+    logs: Any = None
+    raised: str = ""
+    raised_type: str = ""
+    raised_op: str = ""
+    source: str = ""
+    stack: str = ""
+
+
+def run_step(model: Any, data: Any) -> Ran:
+    """Run the model's own ``train_step`` on (x, y, sample_weight), functions eagerly.
+
+    Errors that come from the numbers (labels, indices, a matrix that cannot be inverted) are part
+    of the answer and returned.
+
+    Raises:
+        LimitError: the step ran out of memory.
+        UsageError: the step cannot run at all on this batch.
+    """
+    import tensorflow as tf
+
+    try:
+        model.reset_metrics()
+        return Ran(logs=model.train_step(data))
+    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+        raise LimitError(
+            "out-of-memory",
+            "the step ran out of memory",
+            why=clean(str(error)[:300]),
+            fix="replay fewer samples, or on a machine with more memory",
+        ) from error
+    except (tf.errors.InvalidArgumentError, ArithmeticError, np.linalg.LinAlgError) as error:
+        message = clean(str(getattr(error, "message", None) or error), 600)
+        if _is_about_shapes(message):
+            raise _cannot_run(error, message) from error
+        source, stack = of_exception(error)
+        found = re.search(r"\[Op:(\w+)\]", str(error)) or re.search(
+            r"\{\{node (\w+?)(?:_\d+)?\}\}", str(error)
+        )
+        return Ran(
+            raised=message.split(" [Op:")[0],
+            raised_type=type(error).__name__,
+            raised_op=found.group(1) if found else "",
+            source=source,
+            stack=stack,
+        )
+    except Exception as error:
+        raise _cannot_run(error, clean(str(error).strip(), 600)) from error
+
+
+def _is_about_shapes(message: str) -> bool:
+    return bool(
+        re.search(
+            r"ncompatible shapes|broadcastable shapes|same first dimension|Matrix size-incompatible"
+            r"|must be broadcastable|shapes? .* (?:must|do not) match",
+            message,
+        )
+    )
+
+
+def _cannot_run(error: Exception, message: str) -> UsageError:
+    source, _ = of_exception(error)
+    where = f" at {source}" if source else ""
+    first = next((line.strip() for line in message.splitlines() if line.strip()), "no message")
+    return UsageError(
+        "step-cannot-run",
+        f"the model's train_step cannot run on this batch: {type(error).__name__}{where}",
+        why=first,
+        fix="give the batch the shapes and dtypes that the model was trained with",
+    )
+
+
+@final
+class Engine:
+    """Replays the steps of one model on one sequence of batches, into a trace.
+
+    Args:
+        model: a built and compiled Keras model.
+        batches: one fed batch per step; the sequence starts again when it is over.
+        builder: where the rows go.
+        progress: told (step, phase, layer) as the replay goes along.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        batches: Sequence[Fed],
+        builder: TraceBuilder,
+        progress: Callable[[int, str, str], None] = lambda _step, _phase, _layer: None,
+    ) -> None:
+        self.model = model
+        self.batches = batches
+        self.builder = builder
+        self._progress = progress
+        self._judge = Judge(builder)
+        #: The watched stream of the step that ran last: the failing one, once it has failed.
+        self.last_stream: OpStream | None = None
+
+    def replay(self, *, steps: int, seed: int) -> None:
+        """Run up to ``steps`` watched steps and record the outcome in the trace's context.
+
+        Args:
+            steps: steps to run at most; the first failing step is the last.
+            seed: seed of Python, NumPy, TensorFlow and Keras.
+        """
+        import tensorflow as tf
+
+        eagerly = tf.config.functions_run_eagerly()
+        tf.config.run_functions_eagerly(True)  # noqa: FBT003 - TensorFlow's signature
+        try:
+            describe_model(self.model, self.batches[0], self.builder)
+            seed_everything(seed)
+            for step in range(steps + _SCALE_SEARCH):
+                self._step(step)
+                if self._judge.settled(step, asked=steps):
+                    break
+        finally:
+            tf.config.run_functions_eagerly(eagerly)
+        self.builder.describe(**self._judge.verdict())
+
+    def _step(self, step: int) -> None:
+        number = step % len(self.batches)
+        data = tensors(self.batches[number])
+        variables = model_variables(self.model)
+        before = self._weights_before(step, variables)
+        self._slots(step, "before")
+        scale, rate = _loss_scale(self.model), _learning_rate(self.model)
+        iterations = _iterations(self.model)
+        watch = self._watch(step, data, number)
+        start = time.perf_counter()
+        with watch.watching():
+            ran = run_step(self.model, data)
+        seconds = time.perf_counter() - start
+        if ran.raised_op == "CheckNumerics":
+            watch.stream.reach_everything("loss")
+        after = self._weights_after(step, variables, before, watch)
+        slots_finite = self._slots(step, "after")
+        primary = watch.stream.settle()
+        self.last_stream = watch.stream
+        for table, row in watch.stream.rows(step):
+            self.builder.add(table, **row)
+        gradients_finite = all(finite for _, finite in watch.gradients.values())
+        loss = _loss_of(watch, ran.logs, scale)
+        self.builder.add(
+            "steps",
+            step=step,
+            batch=number,
+            loss=loss,
+            learning_rate=rate,
+            loss_scale=scale,
+            gradient_norm=_norm(norm for norm, _ in watch.gradients.values()) / (scale if scale == scale else 1.0),
+            update_norm=after.update_norm,
+            weight_norm=after.weight_norm,
+            loss_finite=math.isfinite(loss) if not ran.raised else False,
+            gradients_finite=gradients_finite,
+            state_finite=after.finite and slots_finite,
+            skipped=_skipped(scale, iterations, _iterations(self.model), gradients_finite=gradients_finite),
+            ops=len(watch.stream.ops),
+            seconds=seconds,
+            raised=ran.raised,
+            raised_type=ran.raised_type,
+            raised_op=ran.raised_op,
+            raised_layer=watch.reached.layer if ran.raised else "",
+            raised_phase=watch.reached_phase if ran.raised else "",
+            raised_source=ran.source,
+            raised_stack=ran.stack,
+            primary=primary is not None,
+        )
+
+    def _watch(self, step: int, data: Any, number: int) -> StepWatch:
+        handles = {
+            seams.identity(handle): held
+            for variable, held in [
+                *((held.variable, held.path) for held in model_variables(self.model)),
+                *((variable, path) for variable, path, _ in slot_variables(self.model)),
+            ]
+            for handle in [seams.handle_of(variable)]
+            if handle is not None
+        }
+        watch = StepWatch(
+            self.builder,
+            step=step,
+            names={},
+            handles=handles,
+            samples=self.batches[number].samples,
+            model=self.model,
+            progress=lambda phase, layer: self._progress(step, phase, layer),
+        )
+        for name, tensor in self.batches[number].named(data).items():
+            watch.see_leaf(name, tensor)
+        return watch
+
+    def _weights_before(self, step: int, variables: list[Held]) -> dict[int, NDArray[Any]]:
+        kept = {}
+        for order, held in enumerate(variables):
+            values = np.asarray(held.variable.value)
+            self._weight(step, order, "before", held, values)
+            if held.trainable:
+                kept[id(held.variable)] = np.array(values)
+        return kept
+
+    def _weight(self, step: int, order: int, when: str, held: Held, values: NDArray[Any]) -> None:
+        row = _stats(values)
+        self.builder.add(
+            "weights",
+            step=step,
+            order=order,
+            when=when,
+            variable=held.path,
+            layer=held.layer,
+            layer_class=held.layer_class,
+            trainable=held.trainable,
+            **row,
+        )
+
+    def _weights_after(
+        self, step: int, variables: list[Held], before: dict[int, NDArray[Any]], watch: StepWatch
+    ) -> _After:
+        finite, updates, weights = True, [], []
+        for order, held in enumerate(variables):
+            values = np.asarray(held.variable.value)
+            row = _stats(values)
+            good = self._weight_is_sound(held, row)
+            finite &= good
+            old = before.get(id(held.variable))
+            if old is not None:
+                l2 = _stats(old)["l2"]
+                weights.append(l2)
+                updates.append(self._update(step, order, held, old, values, l2))
+            if not good:
+                self._weight(step, order, "after", held, values)
+                self._blame_write(held, row, watch)
+        return _After(finite=finite, update_norm=_norm(updates), weight_norm=_norm(weights))
+
+    @staticmethod
+    def _weight_is_sound(held: Held, row: dict[str, Any]) -> bool:
+        impossible = "variance" in held.path.rpartition("/")[2] and row["negative"] > 0
+        return _finite(row) and not impossible
+
+    @staticmethod
+    def _blame_write(held: Held, row: dict[str, Any], watch: StepWatch) -> None:
+        handle = seams.handle_of(held.variable)
+        if handle is not None and not _finite(row) and not watch.stream.events:
+            watch.stream.overflowed_on_write(seams.identity(handle))
+
+    def _update(
+        self,
+        step: int,
+        order: int,
+        held: Held,
+        old: NDArray[Any],
+        new: NDArray[Any],
+        l2: float,
+    ) -> float:
+        with np.errstate(all="ignore"):
+            delta = new.astype(_work(new)) - old.astype(_work(old))
+        row = _stats(delta)
+        bad = _stats(new)
+        self.builder.add(
+            "updates",
+            step=step,
+            order=order,
+            variable=held.path,
+            layer=held.layer,
+            ratio=row["l2"] / l2 if l2 > 0 else math.nan,
+            after_nonfinite=bad["nan"] + bad["posinf"] + bad["neginf"],
+            **row,
+        )
+        return float(row["l2"])
+
+    def _slots(self, step: int, when: str) -> bool:
+        finite = True
+        for order, (variable, path, optimizer) in enumerate(slot_variables(self.model)):
+            row = _stats(np.asarray(variable.value))
+            good = _finite(row)
+            finite &= good
+            if when == "before" or not good:
+                self.builder.add(
+                    "slots",
+                    step=step,
+                    order=order,
+                    when=when,
+                    variable=path,
+                    optimizer=optimizer,
+                    **row,
+                )
+        return finite
+
+
+@dataclass(frozen=True, slots=True)
+class _After:
+    finite: bool
+    update_norm: float
+    weight_norm: float
+
+
+def _work(values: NDArray[Any]) -> Any:
+    """Return a dtype in which a difference is formed: at least float32."""
+    return values.dtype if values.dtype.kind == "f" and values.dtype.itemsize >= 4 else np.float32
+
+
+def _stats(values: NDArray[Any]) -> dict[str, Any]:
+    return {
+        "dtype": str(values.dtype),
+        "shape": "x".join(str(size) for size in values.shape),
+        **summarize(values),
+    }
+
+
+def _finite(row: dict[str, Any]) -> bool:
+    return not (row["nan"] or row["posinf"] or row["neginf"])
+
+
+def _norm(parts: Any) -> float:
+    return math.hypot(*parts)
+
+
+def _loss_of(watch: StepWatch, logs: Any, scale: float) -> float:
+    """Return the step's loss: as computed, else as logged (metrics start anew each step)."""
+    if watch.loss is not None:
+        return watch.loss
+    if isinstance(logs, dict) and "loss" in logs:
+        return float(np.asarray(logs["loss"]).sum())
+    if watch.targets:
+        return sum(watch.targets) / (scale if math.isfinite(scale) else 1.0)
+    return math.nan
+
+
+def _loss_scale(model: Any) -> float:
+    for optimizer in optimizers_of(model):
+        scale = getattr(optimizer, "dynamic_scale", None)
+        if scale is not None:
+            return float(np.asarray(scale))
+    return math.nan
+
+
+def _learning_rate(model: Any) -> float:
+    for optimizer in optimizers_of(model):
+        try:
+            return float(np.asarray(innermost(optimizer).learning_rate))
+        except (AttributeError, TypeError, ValueError):
+            continue
+    return math.nan
+
+
+def _iterations(model: Any) -> tuple[int, ...]:
+    return tuple(int(np.asarray(innermost(opt).iterations)) for opt in optimizers_of(model))
+
+
+def _skipped(
+    scale: float, before: tuple[int, ...], after: tuple[int, ...], *, gradients_finite: bool
+) -> bool:
+    return math.isfinite(scale) and not gradients_finite and before == after

@@ -1,0 +1,614 @@
+"""Which op made the first bad number, and did it matter? The stream of ops of one step, watched.
+
+Every eager op of the step passes here, forward, backward and in the optimizer. An op with a
+non-finite output becomes an *event*; which of them made their bad value and which only carried it
+on follows from the tensors' identities, and so does whether it ever reached the loss, a gradient or
+the state. Nothing is kept of a healthy op but its type, its place and the numbers of its tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from divergence_doctor.replay._seams import identity, unrecorded, view
+from divergence_doctor.replay.source import spell, users_line, users_stack
+from divergence_doctor.stats import all_finite, summarize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from types import CodeType
+
+    from numpy.typing import NDArray
+
+#: Ops that bring a variable's value into the stream: what they put out was there before.
+_READS = frozenset({"ReadVariableOp", "ResourceGather", "ResourceGatherNd"})
+#: Ops that write a variable: what they write is state from then on.
+_WRITES = frozenset({"AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp"})
+#: Events of one step that are kept with their operands; beyond, NaN has flooded the step anyway.
+_WITH_OPERANDS = 64
+#: Sample indices listed for one event.
+_SAMPLES = 256
+
+
+@dataclass(slots=True)
+class Place:
+    """Where in the model an op ran: one call of one layer."""
+
+    layer: str = ""
+    layer_class: str = ""
+    call: int = -1
+
+
+@dataclass(slots=True)
+class Op:
+    """One op of the stream."""
+
+    op_type: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    place: Place
+    phase: str
+    line: tuple[CodeType, int] | None
+    derivative_of: int = -1
+
+
+@dataclass(slots=True)
+class Taint:
+    """Why a tensor is bad: where its badness came from, and the event that put it out."""
+
+    origin: str
+    name: str
+    event: int = -1
+    only_infinite: bool = False
+
+
+@dataclass(slots=True)
+class Event:
+    """One op with a non-finite output."""
+
+    op: int
+    counts: tuple[int, int, int]
+    produced: bool
+    origin: str
+    origin_name: str
+    bad_inputs: tuple[int, ...]
+    element: str
+    samples: tuple[int, ...]
+    message: str = ""
+    stack: str = ""
+    reaches: str = ""
+    primary: bool = False
+    operands: list[dict[str, Any]] = field(default_factory=list)
+
+
+@final
+class OpStream:
+    """Watches the ops of one step.
+
+    Args:
+        place: says where the op that runs now stands.
+        phase: says which phase runs now.
+        names: names of leaf tensors by identity: ``("batch", "x")``.
+        handles: variable paths by the identity of their resource handle.
+        samples: number of samples in the batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        place: Callable[[], Place],
+        phase: Callable[[], str],
+        names: dict[int, tuple[str, str]],
+        handles: dict[int, str],
+        samples: int,
+    ) -> None:
+        self.ops: list[Op] = []
+        self.events: list[Event] = []
+        self.taints: dict[int, Taint] = {}
+        self.maker: dict[int, int] = {}
+        self._place = place
+        self._phase = phase
+        #: Results to replace in an experiment: (op, output) -> (op type, what to make of it).
+        self.patches: dict[tuple[int, int], tuple[str, Callable[[Any], Any]]] = {}
+        self._names = names
+        self._handles = handles
+        self._samples = samples
+        self._from_batch: set[int] = set(names)
+        self._derivative = -1
+        self._floating = _floating_dtypes()
+        self._readers: dict[tuple[str, int], list[int]] = {}
+        self._differentiated: set[int] = set()
+        self._written: dict[int, int] = {}
+        self._twins: dict[int, int] = {}
+        self._ours = False
+        self._bad_writes: list[int] = []
+
+    # ------------------------------------------------------------------ what TensorFlow calls
+
+    def on_op(
+        self,
+        op_type: str | bytes,
+        inputs: Sequence[Any],
+        attrs: Any,  # noqa: ARG002 - TensorFlow's signature
+        outputs: list[Any],
+        op_name: str | None = None,  # noqa: ARG002
+        graph: Any = None,  # noqa: ARG002
+    ) -> None:
+        """Take in one op (the op callback)."""
+        if self._ours:
+            return
+        kind = op_type.decode() if isinstance(op_type, bytes) else op_type
+        index = len(self.ops)
+        if self.patches:
+            self._patch(index, kind, outputs)
+        ins = tuple([identity(tensor) for tensor in inputs])
+        outs = tuple([identity(tensor) for tensor in outputs])
+        self.ops.append(
+            Op(kind, ins, outs, self._place(), self._phase(), users_line(2), self._derivative)
+        )
+        for out in outs:
+            self.maker[out] = index
+        if ins:
+            self._readers.setdefault((kind, ins[0]), []).append(index)
+        if not self._from_batch.isdisjoint(ins):
+            self._from_batch.update(outs)
+        bad = [
+            position
+            for position, tensor in enumerate(outputs)
+            if tensor.dtype in self._floating and not all_finite(view(tensor))
+        ]
+        if bad:
+            self._bad_op(index, kind, inputs, outputs, bad)
+        elif kind in _WRITES or kind.startswith("Resource"):
+            self._write(index, ins)
+        elif self.taints:
+            self._carry_through_variants(ins, outputs)
+
+    def gradient_wrapper(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the gradient function that ties each derivative to its forward op."""
+
+        def differentiate(
+            op_name: Any, attrs: Any, count: int, inputs: Any, outputs: Any, grads: Any, *rest: Any
+        ) -> Any:
+            kind = op_name.decode() if isinstance(op_name, bytes) else str(op_name)
+            before, events = self._derivative, len(self.events)
+            self._derivative = self._forward_op(kind, _tensors(inputs), _tensors(outputs))
+            try:
+                result = original(op_name, attrs, count, inputs, outputs, grads, *rest)
+            finally:
+                forward, self._derivative = self._derivative, before
+            fresh = [event for event in self.events[events:] if event.produced]
+            if fresh and forward >= 0:
+                self._derivative_operands(
+                    fresh[0], _tensors(inputs), _tensors(outputs), _tensors(grads), _tensors(result)
+                )
+            return result
+
+        return differentiate
+
+    # ------------------------------------------------------------------ what the watch calls
+
+    def name_leaf(self, tensor: Any, origin: str, name: str) -> None:
+        """Tell the stream what a tensor that no op made is: an array of the batch."""
+        key = identity(tensor)
+        self._names[key] = (origin, name)
+        self._from_batch.add(key)
+        if tensor.dtype in self._floating and not all_finite(view(tensor)):
+            self.taints[key] = Taint(origin, name, only_infinite=False)
+
+    @contextmanager
+    def ours(self) -> Iterator[None]:
+        """Let ops of our own pass by: they are no part of the step."""
+        before, self._ours = self._ours, True
+        try:
+            yield
+        finally:
+            self._ours = before
+
+    def passed_on(self, before: Any, after: Any) -> None:
+        """Note that ``after`` is ``before`` seen through one of our own taps."""
+        old, new = identity(before), identity(after)
+        if old in self.maker:
+            self.maker[new] = self.maker[old]
+        if old in self._names:
+            self._names[new] = self._names[old]
+        self._twins[new] = old
+        if old in self.taints:
+            self.taints[new] = self.taints[old]
+        if old in self._from_batch:
+            self._from_batch.add(new)
+
+    def reach(self, tensors: Iterable[Any], sink: str) -> None:
+        """Mark every event that led to these tensors (loss, gradient or state) as mattering."""
+        self._reach([identity(tensor) for tensor in tensors], sink)
+
+    def reach_everything(self, sink: str) -> None:
+        """Mark every event as mattering: the step ended on a check that one of them tripped."""
+        for event in self.events:
+            event.reaches = event.reaches or sink
+
+    def overflowed_on_write(self, handle: int) -> None:
+        """Note that a write of finite numbers left a variable non-finite."""
+        index = self._written.get(handle)
+        if index is None:
+            return
+        event = Event(index, (0, 0, 0), produced=True, origin="op",
+                      origin_name=self.ops[index].op_type, bad_inputs=(), element="", samples=(),
+                      reaches="state")  # fmt: skip
+        self.events.append(event)
+
+    def _reach(self, keys: Iterable[int], sink: str) -> None:
+        stack = [
+            event
+            for key in keys
+            for taint in [self.taints.get(key)]
+            if taint is not None and (event := taint.event) >= 0
+        ]
+        seen: set[int] = set()
+        while stack:
+            number = stack.pop()
+            if number in seen:
+                continue
+            seen.add(number)
+            event = self.events[number]
+            event.reaches = event.reaches or sink
+            stack.extend(
+                self.taints[key].event
+                for key in event.bad_inputs
+                if key in self.taints and self.taints[key].event >= 0
+            )
+
+    def settle(self) -> Event | None:
+        """Choose the primary event: the first producer, in the order of execution, that mattered.
+
+        A deliberate infinite constant (a mask) is not what failed; the op that could not bear it is.
+        """
+        self._reach(self._bad_writes, "state")
+        mattered = [event for event in self.events if event.reaches]
+        roots = [
+            event
+            for event in mattered
+            if event.produced or (event.origin in {"batch", "variable"} and not self._has_parent(event))
+        ]
+        chosen = min(roots or mattered, key=lambda event: event.op, default=None)
+        if chosen is not None:
+            chosen.primary = True
+        return chosen
+
+    def rows(self, step: int) -> Iterable[tuple[str, dict[str, Any]]]:
+        """Yield (table, row) for every event and its operands."""
+        phases = self._phases()
+        for event in self.events:
+            op = self.ops[event.op]
+            forward = self.ops[op.derivative_of] if op.derivative_of >= 0 else op
+            yield (
+                "events",
+                {
+                    "step": step,
+                    "op": event.op,
+                    "op_type": forward.op_type,
+                    "inner_op": op.op_type,
+                    "phase": phases[event.op],
+                    "derivative": op.derivative_of >= 0,
+                    "layer": forward.place.layer,
+                    "layer_class": forward.place.layer_class,
+                    "call": forward.place.call,
+                    "source": spell(*forward.line) if forward.line else "",
+                    "nan": event.counts[0],
+                    "posinf": event.counts[1],
+                    "neginf": event.counts[2],
+                    "produced": event.produced,
+                    "origin": event.origin,
+                    "origin_name": event.origin_name,
+                    "reaches": event.reaches,
+                    "primary": event.primary,
+                    "element": event.element,
+                    "samples": json.dumps(list(event.samples)),
+                    "message": event.message,
+                    "stack": event.stack,
+                },
+            )
+            if event.produced or event.primary:
+                for operand in event.operands:
+                    yield "operands", {"step": step, "op": event.op, **operand}
+
+    def _phases(self) -> list[str]:
+        """Return the phase of every op; what follows the last layer before a backward pass is loss."""
+        phases = [op.phase for op in self.ops]
+        layer_follows = False
+        for index in range(len(self.ops) - 1, -1, -1):
+            op = self.ops[index]
+            if op.phase == "backward":
+                layer_follows = False
+            elif op.phase == "forward" and op.place.layer:
+                layer_follows = True
+            elif op.phase == "forward" and not layer_follows:
+                phases[index] = "loss"
+        return phases
+
+    # ------------------------------------------------------------------ inside
+
+    def _bad_op(
+        self, index: int, kind: str, inputs: Sequence[Any], outputs: list[Any], bad: list[int]
+    ) -> None:
+        arrays = [view(outputs[position]) for position in bad]
+        counts = _count(arrays)
+        taints = self._bad_inputs(inputs)
+        produced, origin, name = self._blame(kind, inputs, taints, counts)
+        element = _first_bad(arrays[0])
+        event = Event(
+            index,
+            counts,
+            produced,
+            origin,
+            name,
+            tuple(taints),
+            ",".join(str(place) for place in element),
+            self._samples_of(arrays[0], outputs[bad[0]]),
+        )
+        event.stack = users_stack() if produced or not taints else ""
+        number = len(self.events)
+        self.events.append(event)
+        if (produced or not taints) and number < _WITH_OPERANDS:
+            event.message = _check_numerics(outputs[bad[0]], kind)
+            if self._derivative < 0:
+                event.operands = [
+                    *self._operands(inputs, "input", element, arrays[0].shape),
+                    *self._operands(outputs, "output", element, arrays[0].shape),
+                ]
+        only_infinite = origin == "constant" and counts[0] == 0
+        for position in bad:
+            self.taints[identity(outputs[position])] = Taint(origin, name, number, only_infinite)
+
+    def output_of(self, key: int) -> tuple[int, int] | None:
+        """Return (op, output) that made a tensor, also one seen through a tap; None for a leaf."""
+        made = self.maker.get(key)
+        while key in self._twins:
+            key = self._twins[key]
+        if made is None or key not in self.ops[made].outputs:
+            return None
+        return made, self.ops[made].outputs.index(key)
+
+    def _bad_inputs(self, inputs: Sequence[Any]) -> dict[int, Taint]:
+        taints: dict[int, Taint] = {}
+        for tensor in inputs:
+            key = identity(tensor)
+            known = self.taints.get(key)
+            if known is not None:
+                taints[key] = known
+            elif key not in self.maker and tensor.dtype in self._floating:
+                values = view(tensor)
+                if not all_finite(values):
+                    infinite = not bool(np.isnan(values).any())
+                    origin, name = self._names.get(key, ("constant", "constant"))
+                    taints[key] = self.taints[key] = Taint(origin, name, -1, infinite)
+        return taints
+
+    def _blame(
+        self, kind: str, inputs: Sequence[Any], taints: dict[int, Taint], counts: tuple[int, int, int]
+    ) -> tuple[bool, str, str]:
+        if not taints:
+            if kind in _READS:
+                handle = identity(inputs[0]) if inputs else -1
+                return False, "variable", self._handles.get(handle, "variable")
+            return True, "op", kind
+        deliberate = all(taint.only_infinite for taint in taints.values())
+        if deliberate and counts[0]:
+            return True, "op", kind
+        first = next((t for t in taints.values() if not t.only_infinite), next(iter(taints.values())))
+        return False, first.origin, first.name
+
+    def _patch(self, index: int, kind: str, outputs: list[Any]) -> None:
+        """Replace results on purpose; the tape records what is put here."""
+        for position in range(len(outputs)):
+            found = self.patches.get((index, position))
+            if found is not None and found[0] == kind:
+                with unrecorded():
+                    outputs[position] = found[1](outputs[position])
+
+    def _write(self, index: int, ins: tuple[int, ...]) -> None:
+        if not ins or ins[0] not in self._handles:
+            return
+        self._written[ins[0]] = index
+        self._bad_writes += [key for key in ins[1:] if key in self.taints]
+
+    def _has_parent(self, event: Event) -> bool:
+        return any(
+            self.taints[key].event >= 0 for key in event.bad_inputs if key in self.taints
+        )
+
+    def _carry_through_variants(self, ins: tuple[int, ...], outputs: list[Any]) -> None:
+        """A tensor list or other opaque value is as bad as what was put into it."""
+        if not outputs or outputs[0].dtype.name != "variant":
+            return
+        taint = next((self.taints[key] for key in ins if key in self.taints), None)
+        if taint is not None:
+            for tensor in outputs:
+                self.taints[identity(tensor)] = taint
+
+    def _forward_op(self, kind: str, inputs: list[Any], outputs: list[Any]) -> int:
+        """Return the forward op that a gradient belongs to, or -1 where TensorFlow kept no trace."""
+        for tensor in outputs:
+            made = self.maker.get(identity(tensor), -1) if tensor is not None else -1
+            if made >= 0 and self.ops[made].op_type == kind:
+                return made
+        known = {p: identity(t) for p, t in enumerate(inputs) if t is not None}
+        if not known:
+            return -1
+        anchor = self._readers.get((kind, known.get(0, -1)))
+        candidates = anchor if anchor is not None else range(len(self.ops))
+        fitting = [
+            index
+            for index in candidates
+            if self.ops[index].op_type == kind
+            and all(
+                position < len(self.ops[index].inputs)
+                and self.ops[index].inputs[position] == key
+                for position, key in known.items()
+            )
+        ]
+        # The tape walks backwards: of twins, the last one that is still open is the one.
+        fresh = [index for index in fitting if index not in self._differentiated]
+        if not fitting:
+            return -1
+        chosen = (fresh or fitting)[-1]
+        self._differentiated.add(chosen)
+        return chosen
+
+    def _derivative_operands(
+        self,
+        event: Event,
+        inputs: list[Any],
+        outputs: list[Any],
+        upstream: list[Any],
+        gradients: list[Any],
+    ) -> None:
+        dense = [_dense(gradient) for gradient in gradients]
+        bad = next(
+            (
+                values
+                for gradient in dense
+                if gradient is not None and gradient.dtype in self._floating
+                for values in [view(gradient)]
+                if not all_finite(values)
+            ),
+            None,
+        )
+        element = _first_bad(bad) if bad is not None else ()
+        shape = bad.shape if bad is not None else ()
+        if bad is not None and not event.samples:
+            event.samples = self._rows_of(bad)
+        event.operands = [
+            operand
+            for role, tensors in (
+                ("input", inputs),
+                ("output", outputs),
+                ("upstream", [_dense(tensor) for tensor in upstream]),
+                ("gradient", dense),
+            )
+            for operand in self._operands(tensors, role, element, shape)
+        ]
+
+    def _operands(
+        self, tensors: Sequence[Any], role: str, element: tuple[int, ...], shape: tuple[int, ...]
+    ) -> list[dict[str, Any]]:
+        rows = []
+        for position, tensor in enumerate(tensors[:8]):
+            if tensor is None or tensor.dtype.name in {"resource", "variant", "string"}:
+                continue
+            values = view(tensor)
+            key = identity(tensor)
+            made = self.maker.get(key, -1)
+            origin, name = self._names.get(key, ("constant", ""))
+            layer = ""
+            if made >= 0:
+                origin, name = "op", self.ops[made].op_type
+                layer = self.ops[made].place.layer
+                if name in _READS and self.ops[made].inputs:
+                    origin = "variable"
+                    name = self._handles.get(self.ops[made].inputs[0], name)
+            rows.append(
+                {
+                    "position": position,
+                    "role": role,
+                    "origin": origin,
+                    "origin_name": name,
+                    "origin_layer": layer,
+                    "value": _value_at(values, element, shape),
+                    "dtype": tensor.dtype.name,
+                    "shape": "x".join(str(size) for size in values.shape),
+                    **summarize(values),
+                }
+            )
+        return rows
+
+    def _samples_of(self, values: NDArray[Any], tensor: Any) -> tuple[int, ...]:
+        if identity(tensor) not in self._from_batch:
+            return ()
+        return self._rows_of(values)
+
+    def _rows_of(self, values: NDArray[Any]) -> tuple[int, ...]:
+        """Return the samples that hold bad elements; nothing when all do, or none can be told."""
+        if values.ndim == 0 or self._samples < 1 or values.shape[0] != self._samples:
+            return ()
+        bad = ~np.isfinite(values.reshape(len(values), -1).astype(_wide(values))).all(axis=1)
+        found = np.flatnonzero(bad)
+        if len(found) == self._samples:
+            return ()
+        return tuple(int(sample) for sample in found[:_SAMPLES])
+
+
+def _wide(values: NDArray[Any]) -> Any:
+    """Return a dtype in which NumPy itself knows what is finite."""
+    return values.dtype if values.dtype.kind in "fc" else np.float32
+
+
+def _floating_dtypes() -> frozenset[Any]:
+    import tensorflow as tf
+
+    return frozenset(
+        {tf.float16, tf.bfloat16, tf.float32, tf.float64, tf.complex64, tf.complex128}
+    )
+
+
+def _tensors(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _dense(tensor: Any) -> Any:
+    """Return the values of an IndexedSlices, the tensor itself, or None for what is no tensor."""
+    values = getattr(tensor, "values", tensor)
+    return values if hasattr(values, "_id") else None
+
+
+def _count(arrays: Iterable[NDArray[Any]]) -> tuple[int, int, int]:
+    nan = posinf = neginf = 0
+    for array in arrays:
+        parts = [array.real, array.imag] if array.dtype.kind == "c" else [array]
+        for part in parts:
+            wide = part.astype(_wide(part), copy=False)
+            nan += int(np.isnan(wide).sum())
+            posinf += int(np.isposinf(wide).sum())
+            neginf += int(np.isneginf(wide).sum())
+    return nan, posinf, neginf
+
+
+def _first_bad(values: NDArray[Any]) -> tuple[int, ...]:
+    flat = ~np.isfinite(values.astype(_wide(values), copy=False))
+    return tuple(int(place) for place in np.unravel_index(int(np.argmax(flat)), values.shape))
+
+
+def _value_at(values: NDArray[Any], element: tuple[int, ...], shape: tuple[int, ...]) -> float:
+    """Return the operand's value that belongs to an output element, by NumPy's broadcasting."""
+    if values.size == 1:
+        return float(np.real(values.reshape(-1)[0]))
+    if values.ndim > len(shape):
+        return float("nan")
+    own = element[len(shape) - values.ndim :]
+    sizes = shape[len(shape) - values.ndim :]
+    if any(size not in (1, full) for size, full in zip(values.shape, sizes, strict=True)):
+        return float("nan")
+    place = tuple(0 if size == 1 else at for size, at in zip(values.shape, own, strict=True))
+    return float(np.real(values[place]))
+
+
+def _check_numerics(tensor: Any, kind: str) -> str:
+    """Return what TensorFlow's own check says of a tensor, the tensor's values left out."""
+    import tensorflow as tf
+
+    if tensor.dtype.is_complex:
+        return ""
+    with unrecorded():
+        try:
+            tf.debugging.check_numerics(tensor, f"output of {kind}")
+        except tf.errors.InvalidArgumentError as error:
+            return re.sub(r"^\{\{.*?\}\} ", "", str(error.message).split(" [Op:")[0])
+    return ""

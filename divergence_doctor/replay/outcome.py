@@ -1,0 +1,158 @@
+"""Did it diverge? Looks at the steps so far: non-finite, impossible, raised, or running away."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final, final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from divergence_doctor.trace import TraceBuilder
+
+#: A loss this many times its first value, and still rising, runs away: ten steps at x2 a step.
+RUNAWAY: Final = 1e3
+#: A loss that rose this much and then stands still on a dead output has collapsed.
+COLLAPSED: Final = 1e2
+#: A loss that rose this much and neither falls nor runs away leaves the question open.
+UNDECIDED: Final = 10.0
+
+#: Keras' own losses that cannot fall below zero on labels they are made for.
+NEVER_NEGATIVE: Final = frozenset(
+    {
+        "BinaryCrossentropy",
+        "BinaryFocalCrossentropy",
+        "CategoricalCrossentropy",
+        "CategoricalFocalCrossentropy",
+        "CategoricalHinge",
+        "Dice",
+        "Hinge",
+        "Huber",
+        "LogCosh",
+        "MeanAbsoluteError",
+        "MeanAbsolutePercentageError",
+        "MeanSquaredError",
+        "MeanSquaredLogarithmicError",
+        "SparseCategoricalCrossentropy",
+        "SquaredHinge",
+        "Tversky",
+    }
+)
+
+
+def runaway(losses: Sequence[float]) -> tuple[int, str] | None:
+    """Return (step, why) when finite losses run away or collapse, else None.
+
+    Args:
+        losses: loss of each step, all finite.
+    """
+    if len(losses) < 3:
+        return None
+    first, last = abs(losses[0]), abs(losses[-1])
+    floor = max(first, 1e-6)
+    peak = max(abs(loss) for loss in losses)
+    rising = all(abs(b) > abs(a) for a, b in zip(losses[-3:-1], losses[-2:], strict=True))
+    start = next((i for i, loss in enumerate(losses) if abs(loss) > UNDECIDED * floor), len(losses) - 1)
+    if last > RUNAWAY * floor and rising:
+        growth = (last / floor) ** (1 / (len(losses) - 1))
+        return start, f"the loss runs away: x{growth:.3g} a step, {losses[0]:.4g} to {losses[-1]:.4g}"
+    stuck = len(set(losses[-3:])) == 1
+    if peak > COLLAPSED * floor and stuck:
+        return start, f"the loss rose to {peak:.4g} and the output collapsed to a constant"
+    return None
+
+
+@final
+class Judge:
+    """Says after each step whether to go on, and in the end what came of it.
+
+    Args:
+        builder: the trace as it grows.
+    """
+
+    def __init__(self, builder: TraceBuilder) -> None:
+        self._builder = builder
+        self._failed: tuple[int, str] | None = None
+
+    def settled(self, step: int, *, asked: int) -> bool:
+        """Say whether the replay ends with this step."""
+        row = self._builder.rows("steps")[-1]
+        why = _failure(row, self._corrupt_before())
+        if why is not None:
+            self._failed = (step, why)
+            return True
+        if row["skipped"] and step + 1 >= asked:
+            if row["loss_scale"] <= 1.0:
+                self._failed = (
+                    0,
+                    f"loss scaling skipped all {step + 1} steps, down to a scale of "
+                    f"{row['loss_scale']:.4g}: no step can ever take effect",
+                )
+                return True
+            return not all(other["skipped"] for other in self._builder.rows("steps"))
+        return step + 1 >= asked
+
+    def verdict(self) -> dict[str, Any]:
+        """Return outcome, failing step and the sentence they rest on, for the context."""
+        steps = self._builder.rows("steps")
+        failed = self._failed or self._finite_failure()
+        if failed is not None:
+            return {"outcome": "diverged", "failing_step": failed[0], "outcome_because": failed[1]}
+        losses = [row["loss"] for row in steps]
+        rose = len(losses) > 1 and abs(losses[-1]) > UNDECIDED * max(abs(losses[0]), 1e-6)
+        if rose and not steps[-1]["skipped"]:
+            return {
+                "outcome": "inconclusive",
+                "failing_step": None,
+                "outcome_because": f"the loss rose from {losses[0]:.4g} to {losses[-1]:.4g} in "
+                f"{len(losses)} steps and stayed finite; more steps (--steps) would decide",
+            }
+        skipped = sum(row["skipped"] for row in steps)
+        note = f"; loss scaling skipped {skipped} while it searched" if skipped else ""
+        span = f"{losses[0]:.4g} to {losses[-1]:.4g}"
+        return {
+            "outcome": "healthy",
+            "failing_step": None,
+            "outcome_because": f"loss, gradients and state stayed finite over {len(steps)} "
+            f"step{'s' if len(steps) > 1 else ''} (loss {span}){note}",
+        }
+
+    def _corrupt_before(self) -> str:
+        """Name the first variable that was already bad before step 0."""
+        for row in self._builder.rows("weights"):
+            if row["step"] == 0 and row["when"] == "before":
+                if row["nan"] or row["posinf"] or row["neginf"]:
+                    return str(row["variable"])
+                if "variance" in row["variable"].rpartition("/")[2] and row["negative"]:
+                    return str(row["variable"])
+        return ""
+
+    def _finite_failure(self) -> tuple[int, str] | None:
+        losses = [row["loss"] for row in self._builder.rows("steps")]
+        targets = self._builder.rows("targets")
+        terms = {row["name"] for row in self._builder.rows("losses")}
+        bounded = targets and all(row["loss"] in NEVER_NEGATIVE for row in targets)
+        if bounded and not any(name.startswith("add_loss/") for name in terms):
+            below = next((i for i, loss in enumerate(losses) if loss < -1e-3), None)
+            if below is not None:
+                return below, (
+                    f"the loss is {losses[below]:.4g}: {targets[0]['loss']} cannot be negative on "
+                    "labels in its domain"
+                )
+        return runaway(losses)
+
+
+def _failure(row: dict[str, Any], corrupt: str) -> str | None:
+    step = row["step"]
+    if row["raised"]:
+        place = f" in {row['raised_op']}" if row["raised_op"] else ""
+        return f"step {step} raised {row['raised_type']}{place}: {row['raised'][:200]}"
+    if not math.isfinite(row["loss"]):
+        return f"the loss of step {step} is {row['loss']}"
+    if not row["state_finite"]:
+        if step == 0 and corrupt:
+            return f"{corrupt} holds values that cannot be before the first step"
+        return f"the loss of step {step} is finite ({row['loss']:.4g}), the state after it is not"
+    if not row["gradients_finite"] and not row["skipped"]:
+        return f"the loss of step {step} is finite ({row['loss']:.4g}), its gradients are not"
+    return None

@@ -1,0 +1,97 @@
+"""Which line of the user's own code ran this op? Cheap enough to ask for every op."""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from divergence_doctor._clean import clean
+
+if TYPE_CHECKING:
+    from types import CodeType, FrameType
+
+_OURS = str(Path(__file__).resolve().parents[1])
+_LIBRARY = tuple(
+    {sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
+)
+
+
+@cache
+def _is_users(code: CodeType) -> bool:
+    """Say whether a code object was written by the user, not by a library or by us.
+
+    A user's package may be installed into site-packages too, so only what lies under the folders of
+    TensorFlow, Keras, NumPy and their kin counts as a library there.
+    """
+    name = code.co_filename
+    if name.startswith("<") or name.startswith(_OURS):
+        return False
+    if not name.startswith(_LIBRARY):
+        return True
+    parts = Path(name).parts
+    if "site-packages" not in parts and "dist-packages" not in parts:
+        return False
+    at = max(i for i, part in enumerate(parts) if part in {"site-packages", "dist-packages"})
+    return parts[at + 1].split(".")[0] not in _LIBRARIES
+
+
+def _is_door(code: CodeType) -> bool:
+    """Say whether this is where the replay enters the step: who called the replay is no source."""
+    return code.co_name == "run_step" and code.co_filename.startswith(_OURS)
+
+
+_LIBRARIES = frozenset(
+    {
+        "absl", "keras", "keras_hub", "keras_nlp", "keras_cv", "ml_dtypes", "numpy", "optree",
+        "pluggy", "_pytest", "pytest", "tensorflow", "tensorflow_probability", "tree", "typer",
+        "click", "wrapt", "h5py", "hypothesis", "ipykernel", "IPython",
+    }
+)  # fmt: skip
+
+
+def users_line(depth: int = 1) -> tuple[CodeType, int] | None:
+    """Return code object and line of the innermost frame that the user wrote, or None.
+
+    Args:
+        depth: frames of ours to skip.
+    """
+    frame: FrameType | None = sys._getframe(depth)  # noqa: SLF001 - CPython's documented frame walk
+    while frame is not None and not _is_door(frame.f_code):
+        if _is_users(frame.f_code):
+            return frame.f_code, frame.f_lineno
+        frame = frame.f_back
+    return None
+
+
+def users_stack(limit: int = 12) -> str:
+    """Return the user's frames, innermost last, one ``file:line in function`` per line."""
+    lines: list[str] = []
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - see users_line
+    while frame is not None and len(lines) < limit and not _is_door(frame.f_code):
+        if _is_users(frame.f_code):
+            lines.append(f"{spell(frame.f_code, frame.f_lineno)} in {clean(frame.f_code.co_name)}")
+        frame = frame.f_back
+    return "\n".join(reversed(lines))
+
+
+def spell(code: CodeType, line: int) -> str:
+    """Return ``file:line`` with the file's bare name."""
+    return f"{clean(Path(code.co_filename).name)}:{line}"
+
+
+def of_exception(error: BaseException) -> tuple[str, str]:
+    """Return the user's innermost line in a traceback, and all of the user's frames."""
+    lines = []
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if _is_door(code):
+            lines.clear()
+        if _is_users(code):
+            lines.append((spell(code, trace.tb_lineno), clean(code.co_name)))
+        trace = trace.tb_next
+    stack = "\n".join(f"{where} in {name}" for where, name in lines[-12:])
+    return (lines[-1][0] if lines else ""), stack

@@ -1,0 +1,136 @@
+"""What does a step change? The variables of the model and its optimizers, and the random state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from divergence_doctor._clean import clean
+from divergence_doctor.replay._seams import forget_global_seed_generator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+
+def layer_path(layer: Any) -> str:
+    """Return the path of a layer as Keras gives it; its plain name before it is built."""
+    return clean(str(getattr(layer, "path", None) or getattr(layer, "name", "")))
+
+
+def optimizers_of(model: Any) -> list[Any]:
+    """Return the model's optimizers, the compiled one first, then those it holds as attributes."""
+    import keras
+
+    found: list[Any] = []
+    candidates = [getattr(model, "optimizer", None), *vars(model).values()]
+    for candidate in candidates:
+        if isinstance(candidate, keras.optimizers.Optimizer) and not any(
+            candidate is other for other in found
+        ):
+            found.append(candidate)
+    return found
+
+
+def innermost(optimizer: Any) -> Any:
+    """Return the optimizer that takes the step: the one inside a loss-scaling wrapper."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One variable of the model: the Keras variable, its path, and the layer that owns it."""
+
+    variable: Any
+    path: str
+    layer: str
+    layer_class: str
+    trainable: bool
+
+
+def model_variables(model: Any) -> list[Held]:
+    """Return weights and moving statistics by layer, without metrics and seed generators."""
+    found: list[Held] = []
+    seen: set[int] = set()
+    for layer in _layers(model):
+        own = [*getattr(layer, "_trainable_variables", ()), *getattr(layer, "_non_trainable_variables", ())]
+        for variable in own:
+            if id(variable) in seen or not _is_floating(variable):
+                continue
+            seen.add(id(variable))
+            found.append(
+                Held(
+                    variable,
+                    clean(variable.path),
+                    layer_path(layer),
+                    type(layer).__name__,
+                    bool(variable.trainable and layer.trainable),
+                )
+            )
+    for variable in model.weights:
+        if id(variable) not in seen and _is_floating(variable):
+            seen.add(id(variable))
+            path = clean(variable.path)
+            found.append(
+                Held(variable, path, path.rpartition("/")[0], "", bool(variable.trainable))
+            )
+    return found
+
+
+def slot_variables(model: Any) -> Iterator[tuple[Any, str, str]]:
+    """Yield (variable, path, optimizer class) of every floating variable of every optimizer."""
+    for optimizer in optimizers_of(model):
+        for variable in optimizer.variables:
+            if _is_floating(variable):
+                yield variable, clean(variable.path), type(optimizer).__name__
+
+
+def _layers(model: Any) -> Iterator[Any]:
+    """Yield the model and every layer inside it, each once, in the order Keras tracks them."""
+    seen: set[int] = set()
+    stack = [model]
+    while stack:
+        layer = stack.pop()
+        if id(layer) in seen:
+            continue
+        seen.add(id(layer))
+        yield layer
+        stack.extend(reversed(list(getattr(layer, "_layers", ()))))
+
+
+def _is_floating(variable: Any) -> bool:
+    return "float" in str(variable.dtype)
+
+
+@final
+class Snapshot:
+    """A host copy of everything a step changes, to start the same step again.
+
+    Args:
+        model: a built Keras model.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._kept: list[tuple[Any, NDArray[Any]]] = []
+        seen: set[int] = set()
+        optimizers = optimizers_of(model)
+        for variable in [*model.variables, *(v for o in optimizers for v in o.variables)]:
+            if id(variable) not in seen:
+                seen.add(id(variable))
+                self._kept.append((variable, np.array(variable.value)))
+
+    def restore(self) -> None:
+        """Put every variable back to what it was."""
+        for variable, value in self._kept:
+            variable.assign(value)
+
+
+def seed_everything(seed: int) -> None:
+    """Set the random state of Python, NumPy, TensorFlow and Keras."""
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    forget_global_seed_generator()

@@ -1,0 +1,440 @@
+"""How is a training step watched without changing it? Layers, losses, gradients and the update.
+
+The model's own ``train_step`` runs, eagerly. What it calls on the way (layers, losses, the tape, the
+optimizer) is wrapped for the time of the step; every tensor is measured as it passes and then let
+go. The wrappers hand on the very numbers they were given: a watched step and a plain one agree to
+the bit.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from divergence_doctor._clean import clean
+from divergence_doctor.replay import _seams as seams
+from divergence_doctor.replay.opstream import OpStream, Place
+from divergence_doctor.replay.state import layer_path
+from divergence_doctor.stats import summarize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    from divergence_doctor.trace import TraceBuilder
+
+#: Calls of one layer in one step whose tensors are recorded; a cell of an RNN is called once per
+#: time step, and a thousand of them tell the story of its growth.
+_CALLS = 1_024
+
+
+@final
+class StepWatch:
+    """Watches one step and writes what it sees into a trace.
+
+    Args:
+        builder: where the rows go.
+        step: number of the replayed step.
+        stream: the stream of ops of this step.
+        names: names of leaf tensors by identity, e.g. ``("batch", "x")``.
+        handles: paths of the state's variables by the identity of their resource handle.
+        samples: number of samples in the batch.
+        model: the model whose step it is.
+        progress: told (phase, layer) as the step goes along.
+    """
+
+    def __init__(
+        self,
+        builder: TraceBuilder,
+        *,
+        step: int,
+        names: dict[int, tuple[str, str]],
+        handles: dict[int, str],
+        samples: int,
+        model: Any,
+        progress: Callable[[str, str], None],
+    ) -> None:
+        self.builder = builder
+        self.step = step
+        self.model = model
+        self.stream = OpStream(
+            place=lambda: self._place, phase=lambda: self.phase, names=names, handles=handles,
+            samples=samples,
+        )  # fmt: skip
+        self.phase = "forward"
+        self.reached, self.reached_phase = Place(), "forward"
+        self._noted = False
+        self.loss: float | None = None
+        self.targets: list[float] = []
+        self.gradients: dict[int, Any] = {}
+        self._samples = samples
+        self._order = 0
+        self._back_order = 0
+        self._place = Place()
+        self._calls: dict[str, int] = {}
+        self._loss_names: list[str] = []
+        self._progress = progress
+
+    def see_leaf(self, name: str, tensor: Any) -> None:
+        """Tell the watch of one array of the batch, before the step."""
+        if not hasattr(tensor, "_id"):
+            return
+        self.stream.name_leaf(tensor, "batch", name)
+        if _is_floating(tensor) and name.partition("/")[0] not in {"y", "sample_weight"}:
+            self.builder.add(
+                "activations", step=self.step, order=-1, layer="", layer_class="Input", call=0,
+                role="input", **_tensor(tensor),
+            )  # fmt: skip
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch whatever runs inside, and put everything back afterwards."""
+        with ExitStack() as stack:
+            enter = stack.enter_context
+            enter(seams.patched(seams.layer_class(), "__call__", self._layer_call))
+            enter(seams.patched(seams.operation_class(), "__call__", self._operation_call))
+            enter(seams.patched(seams.trainer_class(), "_compute_loss", self._compute_loss))
+            enter(
+                seams.patched(
+                    seams.trainer_class(), "_aggregate_additional_loss", self._additional_loss
+                )
+            )
+            enter(seams.patched(seams.base_loss_class(), "__call__", self._loss_call))
+            enter(
+                seams.patched(seams.loss_module(), "reduce_weighted_values", self._reduce_values)
+            )
+            enter(seams.patched(seams.tape_class(), "gradient", self._tape_gradient))
+            enter(seams.patched(seams.optimizer_class(), "apply", self._update))
+            enter(seams.patched(seams.loss_scale_class(), "apply", self._update))
+            enter(seams.gradient_function(self.stream.gradient_wrapper))
+            enter(seams.op_callback(self.stream.on_op))
+            yield
+
+    # ------------------------------------------------------------------ layers
+
+    def _layer_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        watch = self
+
+        def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            before = watch._enter(layer)
+            try:
+                return watch._see_outputs(original(layer, *args, **kwargs))
+            except BaseException:
+                watch._note_where()
+                raise
+            finally:
+                watch._place = before
+
+        return call
+
+    def _operation_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        watch, layers = self, seams.layer_class()
+
+        def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(operation, layers):
+                return original(operation, *args, **kwargs)
+            before = watch._enter(operation)
+            try:
+                return watch._see_outputs(original(operation, *args, **kwargs))
+            except BaseException:
+                watch._note_where()
+                raise
+            finally:
+                watch._place = before
+
+        return call
+
+    def _note_where(self) -> None:
+        """Keep the innermost place that an exception leaves from."""
+        if not self._noted:
+            self._noted = True
+            self.reached, self.reached_phase = self._place, self.phase
+
+    def _enter(self, layer: Any) -> Place:
+        before = self._place
+        path = layer_path(layer)
+        number = self._calls.get(path, 0)
+        self._calls[path] = number + 1
+        self._place = Place(path, type(layer).__name__, number)
+        self._progress(self.phase, path)
+        return before
+
+    def _see_outputs(self, outputs: Any) -> Any:
+        """Record a layer's outputs and return them with a tap on what flows back."""
+        import tensorflow as tf
+
+        place = self._place
+        order, self._order = self._order, self._order + 1
+        if place.call >= _CALLS:
+            return outputs
+        flat = tf.nest.flatten(outputs)
+        tapped = []
+        for position, tensor in enumerate(flat):
+            if not _is_floating(tensor):
+                tapped.append(tensor)
+                continue
+            self.builder.add(
+                "activations",
+                step=self.step,
+                order=order,
+                layer=place.layer,
+                layer_class=place.layer_class,
+                call=place.call,
+                role="output" if position == 0 else f"output/{position}",
+                **_tensor(tensor),
+            )
+            tapped.append(self._tap(tensor, place) if position == 0 else tensor)
+        if all(new is old for new, old in zip(tapped, flat, strict=True)):
+            return outputs
+        return tf.nest.pack_sequence_as(outputs, tapped)
+
+    def _tap(self, tensor: Any, place: Place) -> Any:
+        """Return the same tensor with an eye on the gradient that comes back to it."""
+        import tensorflow as tf
+
+        @tf.custom_gradient  # type: ignore[untyped-decorator]
+        def pass_on(value: Any) -> tuple[Any, Callable[[Any], Any]]:
+            def back(gradient: Any) -> Any:
+                self._see_gradient(gradient, place)
+                return gradient
+
+            return tf.identity(value), back
+
+        mask = seams.keras_mask(tensor)
+        with self.stream.ours():
+            seen = pass_on(tensor)
+        self.stream.passed_on(tensor, seen)
+        if mask is not None:
+            seams.set_keras_mask(seen, mask)
+        return seen
+
+    def _see_gradient(self, gradient: Any, place: Place) -> None:
+        order, self._back_order = self._back_order, self._back_order + 1
+        self._progress("backward", place.layer)
+        self.builder.add(
+            "gradients",
+            step=self.step,
+            order=order,
+            layer=place.layer,
+            layer_class=place.layer_class,
+            call=place.call,
+            variable="",
+            **_tensor(gradient),
+        )
+
+    # ------------------------------------------------------------------ losses
+
+    def _compute_loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        watch = self
+
+        def compute(model: Any, *args: Any, **kwargs: Any) -> Any:
+            with watch._loss_phase():
+                loss = original(model, *args, **kwargs)
+            if model is watch.model:
+                watch.loss = _scalar(loss)
+            return loss
+
+        return compute
+
+    def _loss_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        watch = self
+
+        def call(loss: Any, *args: Any, **kwargs: Any) -> Any:
+            watch._loss_names.append(clean(str(getattr(loss, "name", type(loss).__name__))))
+            try:
+                with watch._loss_phase():
+                    value = original(loss, *args, **kwargs)
+            finally:
+                name = watch._loss_names.pop()
+            watch._add_loss(name, value)
+            return value
+
+        return call
+
+    def _reduce_values(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        watch = self
+
+        def reduce(values: Any, *args: Any, **kwargs: Any) -> Any:
+            watch._see_sample_losses(values)
+            return original(values, *args, **kwargs)
+
+        return reduce
+
+    def _additional_loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        watch = self
+        seen: list[Any] = []
+
+        def aggregate(model: Any, loss: Any) -> Any:
+            value = original(model, loss)
+            names = watch._additional_names(model)
+            name = names[len(seen)] if len(seen) < len(names) else f"additional/{len(seen)}"
+            seen.append(None)
+            watch._add_loss(name, value)
+            return value
+
+        return aggregate
+
+    def _additional_names(self, model: Any) -> list[str]:
+        names: list[str] = []
+        for layer in model._flatten_layers():  # noqa: SLF001 - Keras offers no public walk in this order
+            own = len(getattr(layer, "_losses", ()))
+            names += [f"add_loss/{layer_path(layer)}"] * own
+        names += [
+            f"regularizer/{clean(variable.path)}"
+            for variable in model.trainable_weights
+            if variable.regularizer is not None
+        ]
+        return names
+
+    @contextmanager
+    def _loss_phase(self) -> Iterator[None]:
+        before = self.phase
+        if before == "forward":
+            self.phase = "loss"
+        try:
+            yield
+        except BaseException:
+            self._note_where()
+            raise
+        finally:
+            self.phase = before
+
+    def _add_loss(self, name: str, value: Any) -> None:
+        number = _scalar(value)
+        if number is not None:
+            order = sum(1 for row in self.builder.rows("losses") if row["step"] == self.step)
+            self.builder.add("losses", step=self.step, order=order, name=name, value=number)
+
+    def _see_sample_losses(self, values: Any) -> None:
+        if not _is_floating(values):
+            return
+        array = np.asarray(seams.view(values), dtype=np.float64)
+        if array.ndim == 0 or len(array) != self._samples or self._samples > 4_096:
+            return
+        name = self._loss_names[-1] if self._loss_names else "loss"
+        with np.errstate(all="ignore"):
+            means = array.reshape(len(array), -1).mean(axis=1)
+        for sample, value in enumerate(means):
+            self.builder.add(
+                "sample_losses", step=self.step, name=name, sample=sample, value=float(value)
+            )
+
+    # ------------------------------------------------------------------ backward and update
+
+    def _tape_gradient(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        watch = self
+
+        def gradient(tape: Any, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
+            before, watch.phase = watch.phase, "backward"
+            try:
+                found = original(tape, target, sources, *args, **kwargs)
+            except BaseException:
+                watch._note_where()
+                raise
+            finally:
+                watch.phase = before
+            watch._see_gradients(target, sources, found)
+            return found
+
+        return gradient
+
+    def _see_gradients(self, target: Any, sources: Any, found: Any) -> None:
+        import tensorflow as tf
+
+        trainable = {id(variable): variable for variable in self.model.trainable_variables}
+        flat_sources, flat_found = tf.nest.flatten(sources), _flat(found)
+        if not any(id(source) in trainable for source in flat_sources):
+            return
+        targets = [tensor for tensor in _flat(target) if tensor is not None]
+        self.targets += [number for tensor in targets if (number := _scalar(tensor)) is not None]
+        self.stream.reach(targets, "loss")
+        gradients = [
+            (trainable[id(source)], tensor)
+            for source, tensor in zip(flat_sources, flat_found, strict=False)
+            if id(source) in trainable and tensor is not None
+        ]
+        self.stream.reach([_values(tensor) for _, tensor in gradients], "gradient")
+        owners = self._owners()
+        for variable, tensor in gradients:
+            self.gradients[id(variable)] = _norm_parts(_values(tensor))
+            order, self._back_order = self._back_order, self._back_order + 1
+            layer, kind = owners.get(id(variable), ("", ""))
+            self.builder.add(
+                "gradients",
+                step=self.step,
+                order=order,
+                layer=layer,
+                layer_class=kind,
+                call=-1,
+                variable=clean(variable.path),
+                **_tensor(_values(tensor)),
+            )
+
+    def _owners(self) -> dict[int, tuple[str, str]]:
+        from divergence_doctor.replay.state import model_variables
+
+        return {id(held.variable): (held.layer, held.layer_class) for held in model_variables(self.model)}
+
+    def _update(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        watch = self
+
+        def apply(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+            before, watch.phase = watch.phase, "update"
+            watch._progress("update", "")
+            try:
+                return original(optimizer, *args, **kwargs)
+            except BaseException:
+                watch._note_where()
+                raise
+            finally:
+                watch.phase = before
+
+        return apply
+
+
+def _flat(value: Any) -> list[Any]:
+    """Return the tensors of a structure; an IndexedSlices is one of them."""
+    if isinstance(value, list | tuple):
+        return [leaf for item in value for leaf in _flat(item)]
+    if isinstance(value, dict):
+        return [leaf for item in value.values() for leaf in _flat(item)]
+    return [value]
+
+
+def _values(tensor: Any) -> Any:
+    """Return the dense values of a gradient (those of the touched rows of an IndexedSlices)."""
+    return getattr(tensor, "values", tensor)
+
+
+def _is_floating(tensor: Any) -> bool:
+    dtype = getattr(tensor, "dtype", None)
+    return hasattr(tensor, "_id") and bool(getattr(dtype, "is_floating", False))
+
+
+def _tensor(tensor: Any) -> dict[str, Any]:
+    values = seams.view(tensor)
+    return {
+        "dtype": tensor.dtype.name,
+        "shape": "x".join(str(size) for size in values.shape),
+        **summarize(values),
+    }
+
+
+def _scalar(tensor: Any) -> float | None:
+    """Return the sum of a loss tensor as a float, or None for what is no number."""
+    if not _is_floating(tensor):
+        return None
+    values = np.asarray(seams.view(tensor), dtype=np.float64)
+    with np.errstate(all="ignore"):
+        return float(values.sum()) if values.size else math.nan
+
+
+def _norm_parts(tensor: Any) -> tuple[float, bool]:
+    """Return the L2 norm of a gradient's finite part, and whether all of it is finite."""
+    values: NDArray[Any] = seams.view(tensor)
+    summary = summarize(values)
+    return summary["l2"], summary["nan"] + summary["posinf"] + summary["neginf"] == 0

@@ -1,0 +1,367 @@
+"""What can a report say? Its parts, in the order in which a reader wants them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from divergence_doctor.figures import Figure
+    from divergence_doctor.trace import Trace
+
+Scalar = float | int | str | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One figure that the verdict rests on, and where in the trace it stands."""
+
+    claim: str
+    value: Scalar
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """What to change, the code to paste, and what is said after it (empty when there is none)."""
+
+    text: str
+    code: str = ""
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialLine:
+    """One row of the proof: the same step with one thing changed.
+
+    Attributes:
+        name: name of the trial.
+        changed: what was changed, in words.
+        outcome: ``finite``, ``still-fails`` or ``not-run``.
+        detail: what was seen.
+        control: nothing was changed.
+        aimed: it was run for the cause that the report names.
+    """
+
+    name: str
+    changed: str
+    outcome: str
+    detail: str
+    control: bool = False
+    aimed: bool = False
+
+    @property
+    def then(self) -> str:
+        """The outcome in the reader's words."""
+        words = {"finite": "failure gone", "still-fails": "still fails", "not-run": "not run"}
+        return words.get(self.outcome, self.outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One finding, the main one or another; the fields are those of ``report.json``."""
+
+    cause: str
+    code: str
+    confidence: float
+    confirmed: bool
+    refuted: bool
+    symptom: bool
+    explained_by: str | None
+    stage: str
+    step: int
+    layer: str | None
+    op: str | None
+    source: str | None
+    samples: tuple[int, ...]
+    summary: str
+    evidence: tuple[Claim, ...]
+    remedies: tuple[Remedy, ...]
+    advice: tuple[str, ...]
+    trials: tuple[TrialLine, ...]
+
+    @property
+    def proven(self) -> str:
+        """``confirmed``, ``refuted`` or ``not confirmed``."""
+        return "confirmed" if self.confirmed else "refuted" if self.refuted else "not confirmed"
+
+    @property
+    def kind(self) -> str:
+        """``cause`` or ``symptom``, and the cause that explains it."""
+        word = "symptom" if self.symptom else "cause"
+        return f"{word} of {self.explained_by}" if self.symptom and self.explained_by else word
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """One tensor around the first producer; ``value`` is its value at the first bad element."""
+
+    role: str
+    position: int
+    origin: str
+    dtype: str
+    shape: str
+    value: float
+    low: float
+    high: float
+    nonfinite: int
+    zero: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One link of the chain that made the producer's input dangerous, nearest first."""
+
+    link: int
+    what: str
+    name: str
+    layer: str
+    phase: str
+    source: str
+    shape: str
+    value: float
+    low: float
+    high: float
+    nonfinite: int
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The place of the first non-finite value, or of the exception that ended the step."""
+
+    sentence: str
+    step: int
+    phase: str
+    op: str
+    layer: str
+    source: str
+    message: str = ""
+    stack: str = ""
+    operands: tuple[Operand, ...] = ()
+    chain: tuple[Link, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One value of the batch that is NaN or Inf."""
+
+    array: str
+    index: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class SampleArray:
+    """One array of one sample."""
+
+    array: str
+    low: float
+    high: float
+    nonfinite: int
+    zero: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Offender:
+    """A sample that is to blame, with what it holds."""
+
+    sample: int
+    arrays: tuple[SampleArray, ...]
+    cells: tuple[Cell, ...]
+    loss: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchArray:
+    """One array of the batch."""
+
+    array: str
+    dtype: str
+    shape: str
+    low: float
+    high: float
+    mean: float
+    std: float
+    nonfinite: int
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """What in the batch is to blame.
+
+    Attributes:
+        sentence: the answer.
+        offenders: the samples (the first of them; ``total`` counts all).
+        total: how many samples are to blame.
+        arrays: the arrays of the failing batch.
+        cells: non-finite cells of that batch that lie in no offending sample.
+    """
+
+    sentence: str
+    offenders: tuple[Offender, ...]
+    total: int
+    arrays: tuple[BatchArray, ...]
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """One replayed step."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    loss_scale: float
+    gradient_norm: float
+    update_norm: float
+    weight_norm: float
+    state: str
+    failing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One layer at the failing step; NaN where nothing was measured."""
+
+    order: int
+    layer: str
+    layer_class: str
+    dtype: str
+    parameters: int
+    forward_absmax: float
+    forward_std: float
+    forward_nonfinite: int
+    gradient_absmax: float
+    gradient_l2: float
+    gradient_nonfinite: int
+    weight_absmax: float
+    weight_nonfinite: int
+    update_ratio: float
+    blamed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Non-finite values that reached neither loss, gradient nor state: told, not blamed."""
+
+    op: str
+    layer: str
+    phase: str
+    source: str
+    times: int
+    nan: int
+    inf: int
+
+
+@dataclass(frozen=True, slots=True)
+class Excluded:
+    """A cause that was considered and does not hold, and why."""
+
+    cause: str
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """How true the replay is to the run that died."""
+
+    optimizer_state: str
+    random_state: str
+    reference: str
+    as_trained: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command to paste, and what it does."""
+
+    does: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure of the report, drawn when first asked for."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure = field(repr=False, compare=False)
+    trace: Trace = field(repr=False, compare=False)
+
+    @cached_property
+    def svg(self) -> str:
+        """The figure as an ``<svg>`` element."""
+        from divergence_doctor.figures import render_svg
+
+        return render_svg(self.figure, self.trace)
+
+    @cached_property
+    def png(self) -> bytes:
+        """The figure as a PNG file."""
+        from divergence_doctor.figures import render_png
+
+        return render_png(self.figure, self.trace)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Everything that a report says; a reporter only decides how it looks.
+
+    Every string in it is clean (no control or bidirectional characters, at most 4,000 characters),
+    except in ``reproduce``, whose paths and names must stay exact.
+
+    Attributes:
+        outcome: ``diverged``, ``healthy`` or ``inconclusive``.
+        title: the verdict in a few words: the cause's id, or the outcome.
+        headline: the verdict in one line.
+        summary: one sentence with the figures.
+        cause: the main cause; None for a healthy or inconclusive run.
+        proof: every trial, the control first, then those aimed at the cause.
+        proof_sentence: what the trials prove, or that nothing was proven.
+        where: the place of the first non-finite value; None when there was none.
+        who: what in the batch is to blame; None when nothing was recorded of the batch.
+        steps, layers: one row per replayed step, per layer at ``layers_step``.
+        contributing, findings, ruled_out: the other causes.
+        told: non-finite values that do no harm.
+        fidelity: how true the replay is to the run that died.
+        run: versions, device, dtype policy, optimizer, step, timings (JSON values).
+        environment: the same as (name, value) lines.
+        files: checkpoint and batches as (name, value) lines.
+        commands: how to see it again.
+        pictures: the figures.
+        notes: what the reader must know about this report itself.
+        reproduce: what ``reproduce.py`` is made from (JSON values); None when it cannot be made.
+        execution: the failure needs the compiled execution.
+    """
+
+    outcome: Literal["diverged", "healthy", "inconclusive"]
+    title: str
+    headline: str
+    summary: str
+    because: str
+    cause: Cause | None
+    proof: tuple[TrialLine, ...]
+    proof_sentence: str
+    where: Where | None
+    who: Who | None
+    steps: tuple[StepRow, ...]
+    layers: tuple[LayerRow, ...]
+    layers_step: int
+    contributing: tuple[Cause, ...]
+    findings: tuple[Cause, ...]
+    ruled_out: tuple[Excluded, ...]
+    told: tuple[Told, ...]
+    fidelity: Fidelity
+    run: dict[str, Any]
+    environment: tuple[tuple[str, str], ...]
+    files: tuple[tuple[str, str], ...]
+    commands: tuple[Command, ...]
+    pictures: tuple[Picture, ...]
+    notes: tuple[str, ...]
+    reproduce: dict[str, Any] | None
+    execution: bool

@@ -1,0 +1,284 @@
+"""Where did it break, and what in the batch broke it? Read from the events and the samples."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from divergence_doctor.reporters._parts import (
+    BatchArray,
+    Cell,
+    Link,
+    Offender,
+    Operand,
+    SampleArray,
+    Told,
+    Where,
+    Who,
+)
+from divergence_doctor.reporters._text import NONE, measured, number
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from divergence_doctor.diagnosis import Diagnosis
+    from divergence_doctor.trace import Table, Trace
+
+#: What a ticket can hold; the trace has all of it, and the report says how much there is.
+MAX_OFFENDERS: Final = 20
+MAX_CELLS: Final = 12
+MAX_LINKS: Final = 40
+MAX_OPERANDS: Final = 24
+MAX_TOLD: Final = 40
+
+
+def where(trace: Trace) -> Where | None:
+    """Return the place of the first non-finite value, or of the exception that ended the step."""
+    event = _primary(trace)
+    if event is not None:
+        return _of_event(trace, event)
+    return _of_exception(trace)
+
+
+def _primary(trace: Trace) -> dict[str, Any] | None:
+    """Return the first producer of what reached loss, gradient or state, of the failing step."""
+    events = trace.table("events")
+    if not len(events) or trace.outcome == "healthy":
+        return None
+    primary = events.where(events["primary"])
+    if trace.failing_step is not None:
+        here = primary.select(step=trace.failing_step)
+        primary = here if len(here) else primary
+    return primary.row(0) if len(primary) else None
+
+
+def _of_event(trace: Trace, event: dict[str, Any]) -> Where:
+    step, op = int(event["step"]), int(event["op"])
+    operands = trace.table("operands").select(step=step, op=op)
+    chain = trace.table("chain").select(step=step, op=op)
+    made = ", ".join(
+        f"{number(int(event[column]))} {word}"
+        for column, word in (("nan", "NaN"), ("posinf", "+Inf"), ("neginf", "-Inf"))
+        if event[column] > 0
+    )
+    what = f"the derivative of `{event['op_type']}`" if event["derivative"] else _op(event)
+    place = f" in layer `{event['layer']}`" if event["layer"] else ""
+    line = f" at `{event['source']}`" if event["source"] else ""
+    inputs = "was given finite inputs and made" if event["produced"] else "passed on"
+    sentence = (
+        f"Step {step}, {event['phase'] or 'unknown'} phase: {what}{place}{line} {inputs} "
+        f"{made or 'the first non-finite value'}{_origin_of(event)}."
+    )
+    return Where(
+        sentence=sentence,
+        step=step,
+        phase=event["phase"],
+        op=event["op_type"],
+        layer=event["layer"],
+        source=event["source"],
+        message=event["message"],
+        stack=event["stack"],
+        operands=tuple(_operand(row) for row in _first(operands, MAX_OPERANDS)),
+        chain=tuple(_link(row) for row in _first(chain, MAX_LINKS)),
+    )
+
+
+def _op(event: dict[str, Any]) -> str:
+    return f"`{event['op_type']}`" if event["op_type"] else "an op"
+
+
+def _origin_of(event: dict[str, Any]) -> str:
+    """Say where a value that was bad from the start came from."""
+    if event["origin"] in {"batch", "variable"} and event["origin_name"]:
+        return f"; it was already in the {event['origin']}: `{event['origin_name']}`"
+    return ""
+
+
+def _first(table: Table, count: int) -> Iterable[dict[str, Any]]:
+    return (table.row(index) for index in range(min(len(table), count)))
+
+
+def _nonfinite(row: dict[str, Any]) -> int:
+    return sum(max(int(row[column]), 0) for column in ("nan", "posinf", "neginf"))
+
+
+def _operand(row: dict[str, Any]) -> Operand:
+    origin = " ".join(part for part in (row["origin"], row["origin_name"]) if part)
+    layer = f" in {row['origin_layer']}" if row["origin_layer"] else ""
+    return Operand(
+        role=row["role"],
+        position=int(row["position"]),
+        origin=origin + layer,
+        dtype=row["dtype"],
+        shape=row["shape"],
+        value=row["value"],
+        low=row["min"],
+        high=row["max"],
+        nonfinite=_nonfinite(row),
+        zero=int(row["zero"]),
+        size=int(row["size"]),
+    )
+
+
+def _link(row: dict[str, Any]) -> Link:
+    return Link(
+        link=int(row["link"]),
+        what=row["what"],
+        name=row["name"],
+        layer=row["layer"],
+        phase=row["phase"],
+        source=row["source"],
+        shape=" ".join(part for part in (row["dtype"], row["shape"]) if part),
+        value=row["value"],
+        low=row["min"],
+        high=row["max"],
+        nonfinite=_nonfinite(row),
+    )
+
+
+def _of_exception(trace: Trace) -> Where | None:
+    for row in trace.table("steps").rows():
+        if row["raised"]:
+            place = f" in layer `{row['raised_layer']}`" if row["raised_layer"] else ""
+            line = f" at `{row['raised_source']}`" if row["raised_source"] else ""
+            op = f"`{row['raised_op']}`" if row["raised_op"] else "the step"
+            kind = f" `{row['raised_type']}`" if row["raised_type"] else " an exception"
+            return Where(
+                sentence=f"Step {row['step']}, {row['raised_phase'] or 'unknown'} phase: "
+                f"{op}{place}{line} raised{kind}.",
+                step=int(row["step"]),
+                phase=row["raised_phase"],
+                op=row["raised_op"],
+                layer=row["raised_layer"],
+                source=row["raised_source"],
+                message=row["raised"],
+            )
+    return None
+
+
+def told(trace: Trace) -> tuple[Told, ...]:
+    """Return what was non-finite and did no harm: it reached nothing, or the run is healthy."""
+    events = trace.table("events")
+    if not len(events):
+        return ()
+    harmless = (
+        np.ones(len(events), dtype=bool) if trace.outcome == "healthy" else events["reaches"] == ""
+    )
+    picked = events.where(harmless & events["produced"])
+    times: Counter[tuple[str, str, str, str]] = Counter()
+    nan: Counter[tuple[str, str, str, str]] = Counter()
+    inf: Counter[tuple[str, str, str, str]] = Counter()
+    for row in picked.rows():
+        op = f"derivative of {row['op_type']}" if row["derivative"] else row["op_type"]
+        key = (op, row["layer"], row["phase"], row["source"])
+        times[key] += 1
+        nan[key] += max(int(row["nan"]), 0)
+        inf[key] += max(int(row["posinf"]), 0) + max(int(row["neginf"]), 0)
+    return tuple(
+        Told(*key, count, nan[key], inf[key]) for key, count in list(times.items())[:MAX_TOLD]
+    )
+
+
+def who(trace: Trace, diagnosis: Diagnosis) -> Who | None:
+    """Return what in the failing step's batch is to blame; None when the trace holds no batch."""
+    index = _batch_index(trace)
+    arrays = trace.table("batch").select(batch=index)
+    samples = tuple(diagnosis.main.finding.samples) if diagnosis.main is not None else ()
+    if not len(arrays) and not samples:
+        return None
+    cells = trace.table("cells").select(batch=index)
+    blamed = samples[:MAX_OFFENDERS]
+    elsewhere = cells.where(~np.isin(cells["sample"], samples))
+    return Who(
+        sentence=_who_sentence(trace, diagnosis, samples),
+        offenders=tuple(_offender(trace, index, sample, cells) for sample in blamed),
+        total=len(samples),
+        arrays=tuple(_batch_array(row) for row in _first(arrays, MAX_OPERANDS)),
+        cells=tuple(_cell(row) for row in _first(elsewhere, MAX_CELLS)),
+    )
+
+
+def _batch_index(trace: Trace) -> int:
+    steps = trace.table("steps")
+    if not len(steps):
+        return 0
+    failing = steps.select(step=trace.failing_step) if trace.failing_step is not None else steps
+    return int((failing if len(failing) else steps)["batch"][-1])
+
+
+def _who_sentence(trace: Trace, diagnosis: Diagnosis, samples: Sequence[int]) -> str:
+    if diagnosis.main is None:
+        return "The arrays of the batch."
+    minimal = trace.context.get("minimal_batch") or {}
+    kept = [int(sample) for sample in minimal.get("samples") or ()]
+    small = ""
+    if kept:
+        how = "still fails alone" if minimal.get("verified") else "is the smallest part kept"
+        small = f" The part of the batch in `minimal_batch.npz` ({counted(kept)}) {how}."
+    if samples:
+        verb = "is" if len(samples) == 1 else "are"
+        return f"Of the batch, {counted(samples)} {verb} to blame.{small}"
+    return "No single sample stands out: the whole batch fails." + small
+
+
+def counted(samples: Sequence[int], most: int = 8) -> str:
+    """Return samples in words: ``sample 37``, ``samples 1, 2 and 7``."""
+    names = [str(sample) for sample in samples[:most]]
+    last = f"{len(samples) - most:,} more" if len(samples) > most else names.pop()
+    listed = f"{', '.join(names)} and {last}" if names else last
+    return f"sample{'' if len(samples) == 1 else 's'} {listed}"
+
+
+def _offender(trace: Trace, batch: int, sample: int, cells: Table) -> Offender:
+    rows = trace.table("samples").select(batch=batch, sample=sample)
+    losses = trace.table("sample_losses").select(sample=sample)
+    if trace.failing_step is not None:
+        losses = losses.select(step=trace.failing_step)
+    return Offender(
+        sample=sample,
+        arrays=tuple(
+            SampleArray(
+                array=row["name"],
+                low=row["min"],
+                high=row["max"],
+                nonfinite=int(row["nonfinite"]),
+                zero=int(row["zero"]),
+                size=int(row["size"]),
+            )
+            for row in _first(rows, MAX_OPERANDS)
+        ),
+        cells=tuple(_cell(row) for row in _first(cells.select(sample=sample), MAX_CELLS)),
+        loss=float(losses["value"][0]) if len(losses) else None,
+    )
+
+
+def _cell(row: dict[str, Any]) -> Cell:
+    return Cell(array=row["name"], index=row["index"], value=row["value"])
+
+
+def _batch_array(row: dict[str, Any]) -> BatchArray:
+    return BatchArray(
+        array=row["name"],
+        dtype=row["dtype"],
+        shape=row["shape"],
+        low=row["min"],
+        high=row["max"],
+        mean=row["mean"],
+        std=row["std"],
+        nonfinite=_nonfinite(row),
+    )
+
+
+def values_of(operand: Operand) -> str:
+    """Return an operand's figures in words: its value at the bad element, its range, its zeros."""
+    parts = [] if math.isnan(operand.value) else [f"{number(operand.value)} at the bad element"]
+    if not math.isnan(operand.low):
+        parts.append(f"{measured(operand.low)} to {measured(operand.high)}")
+    if operand.zero > 0:
+        parts.append(f"{number(operand.zero)} of {number(operand.size)} zero")
+    if operand.nonfinite > 0:
+        parts.append(f"{number(operand.nonfinite)} of {number(operand.size)} not finite")
+    return ", ".join(parts) or NONE

@@ -1,0 +1,465 @@
+"""How does the report look on a ticket? Markdown that GitHub and GitLab show, within their limit.
+
+Names come from strangers. They stand in code spans, whose fence is longer than any run of backticks
+in them; in prose whatever could become a link, a mention, HTML or maths is put into a span too.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Final, final
+
+from divergence_doctor.diagnosis import UNEXPLAINED
+from divergence_doctor.reporters._reporter import Reporter
+from divergence_doctor.reporters._text import (
+    NONE,
+    and_more,
+    code_pieces,
+    measured,
+    number,
+    one_line,
+    shorten,
+)
+from divergence_doctor.reporters._where import values_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from divergence_doctor.reporters._parts import Cause, Document, Remedy, Where, Who
+
+#: GitHub refuses a comment of more than 65,536 characters, and with it the whole post.
+LIMIT: Final = 60_000
+#: What may stand before the details: half the limit. The details share what is left of it.
+MAIN_LIMIT: Final = 40_000
+_ROWS: Final = 24
+_SAMPLES: Final = 12
+_PROSE_LIMIT: Final = 1_500
+
+#: Breaks a mention, a reference or a link in two without being seen (ZERO WIDTH JOINER).
+_JOINER: Final = "\u200d"
+_BACKTICKS: Final = re.compile(r"`+")
+#: In prose these could start markup, HTML, maths, a mention, a reference, a link or a commit.
+_RISKY: Final = re.compile(
+    r"[@#<>\[\]|\\*~$&]|(?<![^\W_])_|_(?![^\W_])|://|\bwww\.|\bGH-\d|^:\w+:$|^[0-9a-f]{7,40}$",
+    re.IGNORECASE,
+)
+_EDGES: Final = re.compile(r"^(?P<open>[(\"']*)(?P<core>.*?)(?P<close>[)\"'.,;:!?]*)$", re.DOTALL)
+_BLOCK_START: Final = re.compile(r"^(?P<mark>[-+=]|\d+(?=[.)]))")
+
+
+@final
+class Markdown(Reporter):
+    """The report for a ticket: verdict first, at most 60,000 characters, every cut announced.
+
+    Args:
+        limit: most characters of the whole report.
+    """
+
+    name: ClassVar[str] = "markdown"
+    filename: ClassVar[str] = "report.md"
+
+    def __init__(self, *, limit: int = LIMIT) -> None:
+        self._limit = limit
+
+    def render(self, document: Document) -> str:
+        """Return the report as GitHub-flavoured Markdown."""
+        body = _cut("\n\n".join(_main(document)), min(MAIN_LIMIT, self._limit * 2 // 3))
+        foot = "---\n\nWritten by `divergence_doctor`; `report.html` and `trace.h5` hold all of it."
+        left = self._limit - len(body) - len(foot) - 8
+        details = []
+        for table in _details(document):
+            text = table.render(left)
+            if text:
+                details.append(text)
+                left -= len(text) + 2
+        return "\n\n".join([body, *details, foot]) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class _Details:
+    """A folded table (or list) that gives way when the report grows too long."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    what: str
+
+    def render(self, room: int) -> str:
+        """Return the table with as many rows as fit into ``room`` characters."""
+        if not self.rows:
+            return ""
+        opening = f"<details><summary>{self.title}</summary>\n\n{_head(self.head)}"
+        closing = "\n\n</details>"
+        used = len(opening) + len(closing) + 200
+        lines: list[str] = []
+        for row in self.rows:
+            line = _row(row)
+            used += len(line) + 1
+            if used > room:
+                break
+            lines.append(line)
+        if not lines:
+            return f"_{self.title}: left out for length, see `report.html`._" if room > used else ""
+        missing = and_more(len(lines), len(self.rows), self.what)
+        tail = f"\n\n**Cut for length:** {missing} `report.html` has all of them." * bool(missing)
+        return opening + "\n" + "\n".join(lines) + tail + closing
+
+
+def _cut(text: str, limit: int) -> str:
+    """Return text of at most ``limit`` characters, cut between blocks, and say so."""
+    if len(text) <= limit:
+        return text
+    note = "**Cut for length:** the rest of this part is in `report.html`."
+    kept = text[: limit - len(note) - 10]
+    kept = kept[: kept.rfind("\n\n")]
+    fence = "\n```" if sum(line.startswith("```") for line in kept.splitlines()) % 2 else ""
+    return f"{kept}{fence}\n\n{note}"
+
+
+def code(text: str, limit: int = 160) -> str:
+    """Return text as a code span that nothing in it can end; a dash when there is none."""
+    flat = shorten(one_line(text), limit)
+    if not flat:
+        return NONE
+    fence = "`" * (1 + max((len(run) for run in _BACKTICKS.findall(flat)), default=0))
+    pad = " " if flat.startswith("`") or flat.endswith("`") else ""
+    return f"{fence}{pad}{flat}{pad}{fence}"
+
+
+def prose(text: str, limit: int = _PROSE_LIMIT) -> str:
+    """Return text as one paragraph without live markup: what is risky becomes a code span."""
+    flat = shorten(one_line(text), limit)
+    pieces = [code(part, limit) if span else _words(part) for span, part in code_pieces(flat)]
+    joined = "".join(pieces)
+    return _BLOCK_START.sub(lambda mark: _escaped(mark["mark"]), joined)
+
+
+def _escaped(mark: str) -> str:
+    return mark + _JOINER if mark.isdigit() else "\\" + mark
+
+
+def _words(text: str) -> str:
+    return "".join(
+        word if not _RISKY.search(word) else _risky_word(word) for word in re.split(r"(\s+)", text)
+    )
+
+
+def _risky_word(word: str) -> str:
+    edges = _EDGES.match(word)
+    if edges is None or not edges["core"]:
+        return code(word)
+    core, close = edges["core"], edges["close"]
+    if close.startswith(")") and core.count("(") > core.count(")"):
+        core, close = core + ")", close[1:]
+    return edges["open"] + code(core) + close
+
+
+def fenced(text: str, language: str = "") -> str:
+    """Return text as a fenced block whose fence is longer than any run of backticks in it."""
+    longest = max((len(run) for run in _BACKTICKS.findall(text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
+def _cell(text: str) -> str:
+    """Return inline Markdown as a table's cell: no bare ``|``, no line break.
+
+    A backslash right before a ``|`` would undo its escape in some parsers; a joiner parts them.
+    """
+    return text.replace("\\|", f"\\{_JOINER}|").replace("|", "\\|").replace("\n", " ")
+
+
+def _row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
+
+
+def _head(names: Sequence[str]) -> str:
+    return _row(names) + "\n" + "|" + " --- |" * len(names)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], what: str) -> str:
+    shown = [_row(row) for row in rows[:_ROWS]]
+    more = and_more(len(shown), len(rows), what)
+    return "\n".join([_head(head), *shown]) + (f"\n\n{more}" if more else "")
+
+
+def _main(document: Document) -> Iterable[str]:
+    yield f"## {_mark(document)} {_title(document)}"
+    yield prose(document.summary)
+    facts = _facts(document)
+    if facts:
+        yield facts
+    yield from (f"> **Note:** {prose(note)}" for note in document.notes)
+    if document.proof:
+        yield "### Proof"
+        yield prose(document.proof_sentence)
+        yield _table(
+            ("what was changed", "then", "seen"),
+            [
+                (
+                    f"{prose(line.changed, 300)}{' (control)' if line.control else ''}",
+                    f"**{line.then}**" if line.aimed else prose(line.then),
+                    prose(line.detail, 300),
+                )
+                for line in document.proof
+            ],
+            "trials",
+        )
+    elif document.proof_sentence:
+        yield prose(document.proof_sentence)
+    if document.where is not None:
+        yield from _where(document.where)
+    if document.who is not None and document.cause is not None:
+        yield from _who(document.who)
+    if document.cause is not None:
+        yield from _mend(document.cause.remedies)
+        yield from _evidence(document.cause)
+    if document.told:
+        yield from _told(document)
+    yield "### Reproduce"
+    yield fenced("\n".join(f"# {c.does}\n{c.command}" for c in document.commands), "sh")
+    if document.pictures:
+        yield "### Figures"
+        yield "They lie in `figures/` beside this report; attach them to the ticket."
+        # Our own files beside the report; the names are those of our modules, never of the input.
+        yield "\n\n".join(
+            f"**{prose(p.title)}.** {prose(p.caption)}\n\n![{p.name}](figures/{p.name}.png)"
+            for p in document.pictures
+        )
+
+
+def _mark(document: Document) -> str:
+    return {"diverged": "❌", "healthy": "✅"}.get(document.outcome, "❔")
+
+
+def _title(document: Document) -> str:
+    cause = document.cause
+    if cause is None or cause.cause == UNEXPLAINED:
+        return prose(document.headline)
+    return (
+        f"{code(cause.cause)}: {prose(cause.proven)}, {cause.confidence:.0%} sure "
+        f"({prose(cause.code)})"
+    )
+
+
+def _facts(document: Document) -> str:
+    cause = document.cause
+    if cause is None:
+        return ""
+    samples = ", ".join(str(sample) for sample in cause.samples[:_SAMPLES])
+    facts = [
+        ("stage", prose(cause.stage)),
+        ("step", str(cause.step)),
+        ("layer", code(cause.layer or "")),
+        ("op", code(cause.op or "")),
+        ("line", code(cause.source or "")),
+        ("samples", samples + (", …" if len(cause.samples) > _SAMPLES else "")),
+    ]
+    return " · ".join(f"{name} {value}" for name, value in facts if value not in {"", NONE})
+
+
+def _where(place: Where) -> Iterable[str]:
+    yield "### Where"
+    yield prose(place.sentence)
+    if place.operands:
+        yield _table(
+            ("tensor", "from", "dtype, shape", "values"),
+            [
+                (
+                    f"{prose(o.role)} {o.position}",
+                    prose(o.origin, 200),
+                    code(f"{o.dtype} {o.shape or 'scalar'}"),
+                    values_of(o),
+                )
+                for o in place.operands
+            ],
+            "tensors",
+        )
+    if place.chain:
+        yield "What fed it, nearest first:"
+        yield _table(
+            ("", "what", "layer", "line", "value", "range"),
+            [
+                (
+                    str(link.link),
+                    f"{prose(link.what)} {code(link.name)}",
+                    code(link.layer),
+                    code(link.source),
+                    measured(link.value),
+                    f"{measured(link.low)} to {measured(link.high)}",
+                )
+                for link in place.chain
+            ],
+            "links",
+        )
+    if place.message:
+        yield fenced(place.message)
+    if place.stack:
+        yield (
+            "<details><summary>The user's own frames</summary>\n\n"
+            f"{fenced(place.stack)}\n\n</details>"
+        )
+
+
+def _who(who: Who) -> Iterable[str]:
+    yield "### Who"
+    yield prose(who.sentence)
+    rows: list[tuple[str, ...]] = []
+    for offender in who.offenders:
+        cells = ", ".join(
+            f"{code(f'{cell.array}[{cell.index}]')} = {number(cell.value)}"
+            for cell in offender.cells
+        )
+        ranges = "; ".join(
+            f"{code(a.array)} {measured(a.low)} to {measured(a.high)}" for a in offender.arrays
+        )
+        loss = NONE if offender.loss is None else number(offender.loss)
+        rows.append((str(offender.sample), loss, ranges or NONE, cells or NONE))
+    if rows:
+        yield _table(("sample", "loss", "range of its values", "cells not finite"), rows, "samples")
+        more = and_more(len(rows), who.total, "samples")
+        if more:
+            yield more
+    if who.cells:
+        yield "Cells that are not finite: " + ", ".join(
+            f"{code(f'{cell.array}[{cell.index}]')} = {number(cell.value)}" for cell in who.cells
+        )
+
+
+def _mend(remedies: Sequence[Remedy]) -> Iterable[str]:
+    if remedies:
+        yield "### How to mend it"
+    for remedy in remedies:
+        yield prose(remedy.text)
+        if remedy.code:
+            yield fenced(remedy.code, "python")
+        if remedy.after:
+            yield prose(remedy.after)
+
+
+def _evidence(cause: Cause) -> Iterable[str]:
+    if cause.evidence:
+        yield "### Evidence"
+        yield _table(
+            ("figure", "value", "in `trace.h5`"),
+            [(prose(c.claim, 300), _value(c.value), code(c.where)) for c in cause.evidence],
+            "figures",
+        )
+
+
+def _value(value: Any) -> str:
+    return code(value) if isinstance(value, str) else number(value)
+
+
+def _told(document: Document) -> Iterable[str]:
+    yield "### Not finite, but harmless"
+    yield "These reach neither the loss nor a gradient nor the state:"
+    yield _table(
+        ("op", "layer", "phase", "line", "times", "NaN", "Inf"),
+        [
+            (
+                code(t.op),
+                code(t.layer),
+                prose(t.phase),
+                code(t.source),
+                number(t.times),
+                number(t.nan),
+                number(t.inf),
+            )
+            for t in document.told
+        ],
+        "ops",
+    )
+
+
+def _details(document: Document) -> Iterable[_Details]:
+    yield _Details(
+        "Every finding",
+        ("finding", "", "sure", "in a sentence"),
+        tuple(
+            (
+                f"{code(c.cause)} {prose(c.code)}",
+                f"{prose(c.kind)}, {c.proven}",
+                f"{c.confidence:.0%}",
+                prose(c.summary, 500),
+            )
+            for c in document.findings
+        ),
+        "findings",
+    )
+    yield _Details(
+        "How true the replay is, and the environment",
+        ("", ""),
+        tuple(_circumstances(document)),
+        "lines",
+    )
+    yield _Details(
+        "Steps",
+        ("step", "loss", "learning rate", "gradient norm", "update norm", "weight norm", "after"),
+        tuple(
+            (
+                f"**{s.step}**" if s.failing else str(s.step),
+                number(s.loss),
+                measured(s.learning_rate),
+                measured(s.gradient_norm),
+                measured(s.update_norm),
+                measured(s.weight_norm),
+                prose(s.state),
+            )
+            for s in document.steps
+        ),
+        "steps",
+    )
+    yield _Details(
+        "Ruled out",
+        ("cause", "because"),
+        tuple((code(item.cause), prose(item.because, 400)) for item in document.ruled_out),
+        "causes",
+    )
+    yield _layers(document)
+
+
+def _circumstances(document: Document) -> Iterable[tuple[str, str]]:
+    fidelity = document.fidelity
+    yield "optimizer state", prose(fidelity.optimizer_state)
+    yield "random state", prose(fidelity.random_state)
+    if fidelity.reference:
+        yield "reference execution", prose(fidelity.reference, 600)
+    if fidelity.as_trained:
+        yield "as trained", prose(fidelity.as_trained, 600)
+    yield from (("note", prose(note, 600)) for note in fidelity.notes)
+    yield from ((prose(name), code(text, 600)) for name, text in document.files)
+    yield from ((prose(name), code(text, 600)) for name, text in document.environment)
+
+
+def _layers(document: Document) -> _Details:
+    return _Details(
+        f"Layers at step {document.layers_step}",
+        (
+            "layer",
+            "class",
+            "output max abs",
+            "std",
+            "not finite",
+            "gradient L2",
+            "not finite",
+            "weight max abs",
+            "update / weight",
+        ),
+        tuple(
+            (
+                f"{'➜ ' if layer.blamed else ''}{code(layer.layer)}",
+                code(layer.layer_class),
+                measured(layer.forward_absmax),
+                measured(layer.forward_std),
+                number(layer.forward_nonfinite),
+                measured(layer.gradient_l2),
+                number(layer.gradient_nonfinite),
+                measured(layer.weight_absmax),
+                measured(layer.update_ratio),
+            )
+            for layer in document.layers
+        ),
+        "layers",
+    )

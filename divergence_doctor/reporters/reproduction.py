@@ -1,0 +1,122 @@
+"""How can anyone see the failure without this package? ``reproduce.py``, a script of its own."""
+
+from __future__ import annotations
+
+import math
+from importlib import resources
+from typing import TYPE_CHECKING, Any, ClassVar, Final, final
+
+from divergence_doctor.reporters._reporter import Reporter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from divergence_doctor.reporters._parts import Document
+
+_TEMPLATE: Final = "reproduce.py.jinja"
+_STRUCTURES: Final = ("single", "list", "dict")
+#: A loss that grew this much within the replayed steps has run away: no step of an ordinary
+#: training makes it so, and it is far below what overflows.
+_RUNAWAY: Final = 1e3
+
+
+@final
+class Reproduction(Reporter):
+    """A script that loads the checkpoint and the batch with TensorFlow, Keras and NumPy alone.
+
+    What comes from the trace is written into it as Python literals, never as code.
+    """
+
+    name: ClassVar[str] = "reproduction"
+    filename: ClassVar[str] = "reproduce.py"
+
+    def suits(self, document: Document) -> bool:
+        """Say whether the trace holds which checkpoint and which batch were replayed."""
+        asked = document.reproduce or {}
+        return bool(asked.get("checkpoint")) and bool(asked.get("batch"))
+
+    def render(self, document: Document) -> str:
+        """Return the script as ASCII text.
+
+        Raises:
+            ValueError: the document does not say what was replayed (see :meth:`suits`).
+        """
+        if not self.suits(document):
+            raise ValueError("the document does not say which checkpoint and batch were replayed")
+        from jinja2 import Environment, StrictUndefined
+
+        # No HTML here: every value goes through `literal`, the title through `in_docstring`.
+        environment = Environment(  # noqa: S701
+            undefined=StrictUndefined, keep_trailing_newline=True
+        )
+        environment.filters["literal"] = literal
+        environment.filters["in_docstring"] = _in_docstring
+        text = resources.files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8")
+        return environment.from_string(text).render(_values(document, document.reproduce or {}))
+
+
+def literal(value: Any) -> str:
+    """Return a JSON value as a Python literal of ASCII characters; NaN and Inf as float calls."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f'float("{value}")'
+    if isinstance(value, list):
+        return f"[{', '.join(literal(item) for item in value)}]"
+    if value is None or isinstance(value, bool | int | float):
+        return repr(value)
+    # Double quotes where it is possible: it is what a reader of Python expects.
+    spelled = ascii(str(value))
+    inside = spelled[1:-1]
+    return (
+        f'"{inside}"'
+        if spelled[0] == "'" and '"' not in inside and "\\'" not in inside
+        else spelled
+    )
+
+
+def _in_docstring(text: str) -> str:
+    """Return a title for the docstring: ASCII words only, so that nothing in it ends the string."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "-_ ,.") else " " for c in text)
+    return " ".join(kept.split())[:80]
+
+
+def _values(document: Document, asked: Mapping[str, Any]) -> dict[str, Any]:
+    arrays = asked.get("arrays") or {}
+    structure = asked.get("input_structure")
+    policy = document.run.get("dtype_policy")
+    return {
+        "title": document.title,
+        "checkpoint": str(asked["checkpoint"]),
+        "batch": str(asked["batch"]),
+        "custom_objects": _texts(asked.get("custom_objects")),
+        "model": _text(asked.get("model")),
+        "loss": _text(asked.get("loss")),
+        "optimizer": _text(asked.get("optimizer")),
+        "learning_rate": _float(asked.get("learning_rate")),
+        "dtype_policy": policy if isinstance(policy, str) and policy != "float32" else None,
+        "trust": bool(asked.get("trust")),
+        "seed": int(asked.get("seed") or 0),
+        "steps": max(int(asked.get("steps") or 1), 1),
+        "eager": not document.execution,
+        "runaway": None if _nonfinite_seen(document) else _RUNAWAY,
+        "x": _texts(arrays.get("x")) or ["x"],
+        "y": _texts(arrays.get("y")),
+        "sample_weight": _texts(arrays.get("sample_weight")),
+        "input_structure": structure if structure in _STRUCTURES else "single",
+    }
+
+
+def _nonfinite_seen(document: Document) -> bool:
+    """Say whether anything was not finite: then a large loss alone is not the failure."""
+    return any(step.state != "finite" for step in document.steps)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else []
+
+
+def _float(value: Any) -> float | None:
+    return None if value is None else float(value)

@@ -1,0 +1,14 @@
+"""Which causes does the doctor know? One per file; each says what it looks like in a trace."""
+
+from divergence_doctor.rules._rule import (
+    Evidence,
+    Example,
+    Finding,
+    Proof,
+    Rule,
+    Site,
+    Verdict,
+    all_rules,
+)
+
+__all__ = ["Evidence", "Example", "Finding", "Proof", "Rule", "Site", "Verdict", "all_rules"]

@@ -1,0 +1,609 @@
+"""Do the labels lie in the domain of the loss that judges them?"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Final, final
+
+import numpy as np
+
+from divergence_doctor.rules import _batch
+from divergence_doctor.rules._rule import Evidence, Example, Finding, Proof, Rule, Site
+from divergence_doctor.trace.synthetic import SyntheticEvent, training_trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from divergence_doctor.trace import Trace
+    from divergence_doctor.trace.table import Table
+
+#: What TensorFlow's CPU kernels say of a label, or of a lookup in the loss that uses one.
+_SAID: Final = re.compile(
+    r"label value of (?P<label>-?\d+) which is outside the valid range of \[0, ?(?P<classes>\d+)\)"
+    r"|indices\[[\d,]*\] = (?P<index>-?\d+) is not in \[0, ?(?P<n>\d+)\)"
+)
+#: Ops that raise because of a label and of nothing else.
+_LABEL_OPS: Final = frozenset({"SparseSoftmaxCrossEntropyWithLogits", "CTCLoss", "CTCLossV2"})
+#: What a NaN label becomes when a float is cast to int64 on x86.
+_CAST_NAN: Final = -(2**63)
+
+_SPARSE: Final = frozenset({"SparseCategoricalCrossentropy", "CategoricalGeneralizedCrossEntropy"})
+_BINARY: Final = frozenset({"BinaryCrossentropy", "BinaryFocalCrossentropy"})
+_ONE_HOT: Final = frozenset({"CategoricalCrossentropy", "CategoricalFocalCrossentropy"})
+_OVERLAP: Final = frozenset({"Dice", "Tversky"})
+_HINGE: Final = frozenset({"Hinge", "SquaredHinge"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Labels:
+    """One label array and the loss that judges it: what the checks look at."""
+
+    trace: Trace
+    row: dict[str, Any]
+    target: dict[str, Any]
+    samples: Table
+
+    @property
+    def name(self) -> str:
+        return str(self.row["name"])
+
+    @property
+    def loss(self) -> str:
+        return str(self.target["loss"])
+
+    @property
+    def ignored(self) -> int | None:
+        """Return the label that the loss ignores; the config tells an ignored -1 from none."""
+        config = _batch.as_json(self.target["config"])
+        ignored = config.get("ignore_class", self.target["ignore_class"])
+        if "ignore_class" not in config and ignored == -1:
+            return None
+        return None if ignored is None else int(ignored)
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """One thing that is wrong with the labels.
+
+    Attributes:
+        array: name of the label array.
+        says: one sentence with the figures, without its full stop.
+        confidence: 0..1.
+        rows: samples it holds for.
+        total: samples in all.
+        evidence: the figure that it rests on.
+        remedy: what to change.
+        low: smallest label that the loss allows, or None.
+        high: largest label that the loss allows, or None.
+        integral: only whole numbers are allowed.
+        step: the row of the step that raised because of it, or None.
+        finite: the labels are finite: the first bad value is made by an op.
+    """
+
+    array: str
+    says: str
+    confidence: float
+    rows: tuple[int, ...]
+    total: int
+    evidence: Evidence
+    remedy: str
+    low: float | None = None
+    high: float | None = None
+    integral: bool = False
+    step: dict[str, Any] | None = None
+    finite: bool = True
+
+
+@final
+class BadLabels(Rule):
+    """The labels are NaN or Inf, or outside the domain of the loss that judges them.
+
+    NaN and Inf are recognised whatever the loss; the rest is judged for Keras' own losses, whose
+    domains are known: class ids that are negative, not below the number of classes or not whole;
+    probabilities outside [0, 1]; counts below zero; label sequences longer than the time axis. A
+    custom loss is judged by its ops. A step that raised in a sparse cross-entropy names its label.
+
+    Why it diverges: a NaN target makes its loss NaN, and weighting it with 0 does not help
+    (0 * NaN = NaN). A class id out of range raises on a CPU and gives a NaN loss on GPU and XLA.
+    Binary cross-entropy of a target outside [0, 1] has no lower bound: the loss turns negative and
+    falls without end, the weights grow, and nothing is ever NaN until they overflow.
+
+    Evidence: `batch/nan`, `batch/posinf`, `batch/neginf`, `cells`; `samples/min`, `samples/max` and
+    `samples/integral` of the arrays of role `y` against `targets/loss`, `targets/classes` and
+    `targets/ignore_class`; `steps/raised`. The domains are those of the losses' formulas in
+    keras.losses; MeanSquaredLogarithmicError and KLDivergence clip their targets and
+    SparseCategoricalCrossentropy cuts 1.5 down to 1 (Keras 3.15), so those alone stay below 0.5.
+
+    Fix: remap the labels, e.g. `y = (y > 0).astype("float32")` for {-1, 1} or {0, 255};
+    `keras.layers.Dense(int(y.max()) + 1)` for the last layer;
+    `keras.losses.SparseCategoricalCrossentropy(ignore_class=255)` for a void class.
+
+    Mistaken for: a learning rate that is too high (the loss falls fast, then NaN), log of zero in
+    the loss, a broken GPU (only a CPU raises), and progress: a negative loss that keeps falling.
+
+    Seen in: keras-team/keras#13926 and tensorflow/tensorflow#71638 (targets outside [0, 1]),
+    tensorflow/tensorflow#8484 (class id beyond the last layer), tensorflow/models#3739 (palette
+    value 128 as class id), keras-team/keras#1628 (NaN marks a missing target).
+    """
+
+    id = "bad-labels"
+    code = "DD103"
+    needs = frozenset({"batch"})
+    explains = _batch.DOWNSTREAM | {"loss-activation-mismatch", "unscaled-input"}
+
+    #: The kernel's own words.
+    RAISED: ClassVar[float] = 0.98
+    #: A class id out of range in a sparse cross-entropy: NaN on GPU and XLA, by its documentation.
+    OUT_OF_RANGE: ClassVar[float] = 0.95
+    #: A target outside the domain of an unbounded loss, and a loss below the bound it should have.
+    UNBOUNDED: ClassVar[float] = 0.92
+    #: The same without that sign.
+    OUTSIDE: ClassVar[float] = 0.7
+    #: The loss is bounded or scaled, not broken, by such a target: a trial has to speak for it.
+    SUSPECT: ClassVar[float] = 0.55
+    #: Keras clips or casts such targets; they are wrong, and the step stays finite.
+    TAMED: ClassVar[float] = 0.35
+    #: The first replayed step broke in its forward pass, where no label is used.
+    TOO_LATE: ClassVar[float] = 0.3
+    #: Whatever the labels, a healthy run has no cause.
+    HARMLESS: ClassVar[float] = 0.2
+
+    def examine(self, trace: Trace) -> Finding | None:
+        """Return what is wrong with the labels, the gravest first, or None."""
+        problems = sorted(
+            (*_raised(trace), *_nonfinite(trace), *_domains(trace)),
+            key=lambda problem: -problem.confidence,
+        )
+        if not problems:
+            return None
+        worst = problems[0]
+        healthy = trace.outcome == "healthy"
+        told = "; the run is healthy: told, not blamed" if healthy and worst.finite else ""
+        return Finding(
+            cause=self.id,
+            summary=f"{worst.says}{told}.",
+            confidence=min(worst.confidence, self.HARMLESS) if healthy else worst.confidence,
+            stage="data",
+            site=_site(trace, worst),
+            samples=worst.rows if len(worst.rows) < worst.total else (),
+            evidence=tuple(problem.evidence for problem in problems),
+            remedies=tuple(dict.fromkeys([*(problem.remedy for problem in problems), _CHECK])),
+            proofs=tuple(_proofs(worst)),
+        )
+
+    @classmethod
+    def fires_on(cls) -> tuple[Example, ...]:
+        """Return a NaN target, a class id too large, a raised step, and -1/+1 into BCE."""
+        missing = np.ones((8, 3))
+        missing[2, 1] = np.nan
+        ids = np.array([0, 1, 2, 3, 4, 5, 0, 1])
+        signs = np.array([-1.0, 1.0] * 4)[:, None]
+        return (
+            Example(
+                "a NaN marks a missing target",
+                lambda: training_trace(
+                    y=missing,
+                    losses=(float("nan"),),
+                    events=(
+                        SyntheticEvent(
+                            "SquaredDifference", produced=False, origin="batch", origin_name="y"
+                        ),
+                    ),
+                ),
+            ),
+            Example(
+                "class id 5 of 5 classes, NaN on a GPU",
+                lambda: training_trace(
+                    y=ids,
+                    loss_name="SparseCategoricalCrossentropy",
+                    classes=5,
+                    losses=(float("nan"),),
+                    events=(SyntheticEvent("SparseSoftmaxCrossEntropyWithLogits"),),
+                ),
+            ),
+            Example(
+                "the same on a CPU: the step raises",
+                lambda: training_trace(
+                    y=ids,
+                    loss_name="SparseCategoricalCrossentropy",
+                    classes=5,
+                    outcome="diverged",
+                    raised="Received a label value of 5 which is outside the valid range of [0, 5)",
+                    raised_type="InvalidArgumentError",
+                    raised_op="SparseSoftmaxCrossEntropyWithLogits",
+                ),
+            ),
+            Example(
+                "-1 and +1 into binary cross-entropy: the loss falls without end",
+                lambda: training_trace(
+                    y=signs,
+                    loss_name="BinaryCrossentropy",
+                    losses=(0.44, -3.0, -80.0),
+                    outcome="diverged",
+                ),
+            ),
+        )
+
+    @classmethod
+    def quiet_on(cls) -> tuple[Example, ...]:
+        """Return labels in the domain, an ignored class, and a regression below zero."""
+        ids = np.array([0, 1, 2, 3, 4, 4, 0, 1])
+        return (
+            Example(
+                "class ids within the classes",
+                lambda: training_trace(y=ids, loss_name="SparseCategoricalCrossentropy", classes=5),
+            ),
+            Example(
+                "targets below zero are fine for a squared error, whatever broke the step",
+                lambda: training_trace(
+                    y=np.linspace(-1, 1, 8)[:, None],
+                    losses=(float("nan"),),
+                    events=(SyntheticEvent("Sqrt"),),
+                ),
+            ),
+            Example(
+                "0 and 1 into binary cross-entropy, though the step ran away",
+                lambda: training_trace(
+                    y=np.array([0.0, 1.0] * 4)[:, None],
+                    loss_name="BinaryCrossentropy",
+                    losses=(0.7, 90.0, float("inf")),
+                ),
+            ),
+        )
+
+
+_CHECK: Final = (
+    "Check the labels where they are loaded, each with its own message: "
+    '`assert np.isfinite(y).all(), "NaN"; assert (y >= 0).all(), "negative"; '
+    'assert (y < num_classes).all(), "beyond the classes"; '
+    'assert (y == y.astype(int)).all(), "not integers"`; inside tf.data: '
+    "`tf.debugging.assert_less(y, num_classes)`."
+)
+_DROP: Final = (
+    "Drop the samples whose target is missing: `good = np.isfinite(y).reshape(len(y), -1)"
+    ".all(axis=1); x, y = x[good], y[good]`. A weight or a mask of 0 does not help: 0 * NaN = NaN. "
+    "In a custom loss select before computing: "
+    "`ok = tf.math.is_finite(y); y = tf.where(ok, y, tf.zeros_like(y))`, then mask the result."
+)
+_REMAP: Final = (
+    "Remap the labels to 0..classes-1: `classes, y = np.unique(y, return_inverse=True)`, on the "
+    "whole training set, once."
+)
+_ENLARGE: Final = (
+    "Give the last layer one unit per class: `keras.layers.Dense(int(y_train.max()) + 1)`; leave a "
+    "void class out with `keras.losses.SparseCategoricalCrossentropy(ignore_class=255)`."
+)
+_REGRESSION: Final = (
+    'Fractions are no class ids: for regression use `loss="mean_squared_error"`, for '
+    'probabilities per class `loss="categorical_crossentropy"`.'
+)
+_TO_UNIT: Final = (
+    'Bring the targets into [0, 1]: `y = (y > 0).astype("float32")` for {-1, 1} and {0, 255}, '
+    '`y / 255.0` for grey values; for anything else use `loss="mean_squared_error"`.'
+)
+_ONE_CLASS: Final = (
+    'For several classes per sample use a sigmoid output with `loss="binary_crossentropy"`; for '
+    'class ids use `loss="sparse_categorical_crossentropy"`.'
+)
+_COUNTS: Final = (
+    "This loss is for counts or amounts from zero up: look for a difference or a standardised "
+    'target, and use `loss="mean_squared_error"` or `"huber"` for those.'
+)
+_SIGNS: Final = "Hinge losses want -1 and 1 (0 and 1 are converted): `y = np.where(y > 0, 1, -1)`."
+_NO_ZEROS: Final = (
+    'A percentage of zero has no meaning: drop those samples or use `loss="mean_absolute_error"`.'
+)
+_CTC: Final = (
+    "The time axis must be at least as long as the label, plus one step per repeated character: "
+    "pool less, use wider inputs, or filter the long labels."
+)
+
+
+def _raised(trace: Trace) -> Iterator[_Problem]:
+    """Yield the label that made the step raise."""
+    step = _batch.raised(trace)
+    if step is None:
+        return
+    said = _SAID.search(step["raised"])
+    gathered = said is not None and said["index"] is not None
+    if gathered and step["raised_phase"] != "loss":
+        return
+    if said is None and step["raised_op"] not in _LABEL_OPS:
+        return
+    where = step["raised_op"] or "the loss"
+    if said is None:
+        yield _Problem(
+            array=next(iter(_batch.arrays(trace, "y")["name"]), "y"),
+            says=f"{where} refused the labels: {_one_line(step['raised'])}",
+            confidence=BadLabels.RAISED,
+            rows=(),
+            total=0,
+            evidence=Evidence("what the op said", where, "/steps/raised"),
+            remedy=_CTC if where.startswith("CTC") else _REMAP,
+            step=step,
+        )
+        return
+    value, classes = int(said["label"] or said["index"]), int(said["classes"] or said["n"])
+    name, rows, total = _holders(trace, value, classes)
+    what = "a NaN cast to an integer" if value == _CAST_NAN else _kind_of(value, classes)
+    yield _Problem(
+        array=name,
+        says=f"{name} holds label {value}{_of(rows)}, {what}; {where} raised",
+        confidence=BadLabels.RAISED,
+        rows=rows,
+        total=total,
+        evidence=Evidence("label that the op refused", value, "/steps/raised"),
+        remedy=_DROP if value == _CAST_NAN else _REMAP if value < 0 else _ENLARGE,
+        low=0,
+        high=classes - 1,
+        integral=True,
+        step=step,
+        finite=value != _CAST_NAN,
+    )
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())[:200].rstrip(".")
+
+
+def _kind_of(value: int, classes: int) -> str:
+    allowed = f"only 0 to {classes - 1} are classes"
+    return f"negative ({allowed})" if value < 0 else f"beyond the {classes} classes ({allowed})"
+
+
+def _holders(trace: Trace, value: int, classes: int) -> tuple[str, tuple[int, ...], int]:
+    """Return the label array that holds values out of range, its bad samples and all samples."""
+    rows = list(_batch.arrays(trace, "y").rows())
+    for row in rows:
+        samples = _batch.of_array(trace, "samples", row)
+        bad = (samples["max"] >= classes) | (samples["min"] < 0) | (samples["nonfinite"] > 0)
+        fits = row["nan"] > 0 if value == _CAST_NAN else row["min"] <= value <= row["max"]
+        if fits and np.any(bad):
+            return row["name"], _batch.picked(samples, bad), len(samples)
+    return (rows[0]["name"] if rows else "y"), (), 0
+
+
+def _nonfinite(trace: Trace) -> Iterator[_Problem]:
+    """Yield NaN and Inf in the labels, which no loss takes."""
+    bad = _batch.bad_arrays(trace, "y")
+    judges = {row["array"]: row for row in trace.table("targets").rows()}
+    for array in bad:
+        how = _batch.travel(trace, [array.name])
+        low, high, integral = _bounds(judges.get(array.name))
+        first = f", first at [{array.first}]" if array.first else ""
+        rows = f"{len(array.rows)} of {array.samples} samples"
+        yield _Problem(
+            array=array.name,
+            says=f"{array.name} holds {array.counts} among {array.size:,} labels in {rows}{first}; "
+            f"{_batch.TRAVELLED[how]}",
+            confidence=_batch.CONFIDENCE[how],
+            rows=array.rows,
+            total=array.samples,
+            evidence=Evidence(f"NaN and Inf in {array.name}", array.nan + array.inf, "/batch"),
+            remedy=_DROP,
+            low=low,
+            high=high,
+            integral=integral,
+            finite=False,
+        )
+
+
+def _bounds(target: dict[str, Any] | None) -> tuple[float | None, float | None, bool]:
+    """Return the smallest and largest label of a built-in loss, and whether only integers count."""
+    if target is None or not target["builtin"]:
+        return None, None, False
+    loss = target["loss"]
+    if loss in _SPARSE:
+        return 0, target["classes"] - 1 if target["classes"] > 0 else None, True
+    if loss in _BINARY | _ONE_HOT | _OVERLAP | {"KLDivergence"}:
+        return 0, 1, False
+    if loss in {"Poisson", "MeanSquaredLogarithmicError"}:
+        return 0, None, False
+    return (-1, 1, True) if loss in _HINGE else (None, None, False)
+
+
+def _domains(trace: Trace) -> Iterator[_Problem]:
+    """Yield what lies outside the domain of a built-in loss."""
+    targets = trace.table("targets")
+    for row in _batch.arrays(trace, "y").rows():
+        for target in targets.select(array=row["name"]).rows():
+            check = _CHECKS.get(target["loss"])
+            if target["builtin"] and check is not None:
+                yield from check(
+                    _Labels(trace, row, target, _batch.of_array(trace, "samples", row))
+                )
+
+
+def _sparse(labels: _Labels) -> Iterator[_Problem]:
+    least, most = labels.samples["min"], labels.samples["max"]
+    if labels.ignored is not None:
+        least = np.where(least == labels.ignored, np.nan, least)
+        most = np.where(most == labels.ignored, np.nan, most)
+    classes = labels.target["classes"]
+    ranged = f"only 0 to {classes - 1} are classes" if classes > 0 else "class ids start at 0"
+    yield from _outside(
+        labels,
+        least < 0,
+        f"negative ({labels.row['min']:g}): {ranged}",
+        BadLabels.OUT_OF_RANGE,
+        _REMAP,
+    )
+    if classes > 0:
+        yield from _outside(
+            labels,
+            most >= classes,
+            f"beyond the {classes} classes ({labels.row['max']:g}): {ranged}",
+            BadLabels.OUT_OF_RANGE,
+            _ENLARGE,
+        )
+    yield from _outside(
+        labels,
+        ~np.asarray(labels.samples["integral"], dtype=bool),
+        "not integers: the loss cuts 1.5 down to 1 without a word",
+        BadLabels.TAMED,
+        _REGRESSION,
+    )
+
+
+def _probability(labels: _Labels) -> Iterator[_Problem]:
+    sure = BadLabels.OUTSIDE
+    sign = ""
+    if labels.loss in _OVERLAP:
+        sure = BadLabels.SUSPECT
+    elif labels.loss == "KLDivergence":
+        sure = BadLabels.TAMED
+    elif np.any(_batch.losses(labels.trace) < 0):
+        sure = BadLabels.UNBOUNDED
+        sign = f", and the loss, which cannot fall below 0 with proper labels, is at {_low(labels)}"
+    yield from _outside(
+        labels,
+        (labels.samples["min"] < 0) | (labels.samples["max"] > 1),
+        f"outside [0, 1] (from {labels.row['min']:g} to {labels.row['max']:g}){sign}",
+        sure,
+        _TO_UNIT,
+    )
+    if labels.loss in _ONE_HOT:
+        yield from _one_hot(labels)
+
+
+def _low(labels: _Labels) -> str:
+    return f"{np.nanmin(_batch.losses(labels.trace)):.3g}"
+
+
+def _one_hot(labels: _Labels) -> Iterator[_Problem]:
+    """Yield rows of zeros and ones in which not exactly one entry per place is set."""
+    samples, classes = labels.samples, labels.target["classes"]
+    if classes < 2 or np.any(samples["size"] % classes):  # noqa: PLR2004 - one class is no one-hot
+        return
+    binary = samples["integral"] & (samples["min"] >= 0) & (samples["max"] <= 1)
+    binary &= samples["nonfinite"] == 0
+    hot = samples["size"] - samples["zero"]
+    yield from _outside(
+        labels,
+        binary & (hot != samples["size"] // classes),
+        "not one-hot: their rows do not sum to 1",
+        BadLabels.TAMED,
+        _ONE_CLASS,
+    )
+
+
+def _counts(labels: _Labels) -> Iterator[_Problem]:
+    tamed = labels.loss == "MeanSquaredLogarithmicError"
+    negative = bool(np.any(_batch.losses(labels.trace) < 0))
+    sure = BadLabels.TAMED if tamed else BadLabels.OUTSIDE if negative else BadLabels.SUSPECT
+    yield from _outside(
+        labels, labels.samples["min"] < 0, f"below zero ({labels.row['min']:g})", sure, _COUNTS
+    )
+
+
+def _hinge(labels: _Labels) -> Iterator[_Problem]:
+    samples = labels.samples
+    yield from _outside(
+        labels,
+        (samples["min"] < -1) | (samples["max"] > 1) | ~np.asarray(samples["integral"], dtype=bool),
+        f"not -1 or 1 (from {labels.row['min']:g} to {labels.row['max']:g})",
+        BadLabels.SUSPECT if labels.row["absmax"] > 1 else BadLabels.TAMED,
+        _SIGNS,
+    )
+
+
+def _percentage(labels: _Labels) -> Iterator[_Problem]:
+    yield from _outside(
+        labels,
+        labels.samples["zero"] > 0,
+        "zero, and the loss divides by them (by 1e-7 at least)",
+        BadLabels.SUSPECT,
+        _NO_ZEROS,
+    )
+
+
+def _ctc(labels: _Labels) -> Iterator[_Problem]:
+    """Yield label sequences with more characters than the time axis has steps (0 is the blank)."""
+    seen = labels.trace.table("activations").select(role="output")
+    # Output of the last layer with a batch, a time and a class axis.
+    shapes = [shape.split("x") for shape in seen["shape"] if shape.count("x") == 2]  # noqa: PLR2004
+    if shapes:
+        last = shapes[-1]
+        length = labels.samples["size"] - labels.samples["zero"]
+        longest = int(length.max()) if len(length) else 0
+        yield from _outside(
+            labels,
+            length > int(last[1]),
+            f"infeasible: up to {longest} characters, but the time axis has only {last[1]} steps",
+            BadLabels.OUTSIDE,
+            _CTC,
+        )
+    yield from _outside(
+        labels,
+        labels.samples["min"] < 0,
+        f"negative ({labels.row['min']:g}): 0 is the blank, classes start at 1",
+        BadLabels.SUSPECT,
+        _REMAP,
+    )
+
+
+_CHECKS: Final[dict[str, Callable[[_Labels], Iterator[_Problem]]]] = {
+    **dict.fromkeys(_SPARSE, _sparse),
+    **dict.fromkeys(_BINARY | _ONE_HOT | _OVERLAP | {"KLDivergence"}, _probability),
+    **dict.fromkeys(("Poisson", "MeanSquaredLogarithmicError"), _counts),
+    **dict.fromkeys(_HINGE, _hinge),
+    "MeanAbsolutePercentageError": _percentage,
+    "CTC": _ctc,
+}
+
+
+def _outside(
+    labels: _Labels, mask: Any, what: str, confidence: float, remedy: str
+) -> Iterator[_Problem]:
+    """Yield one problem when a mask over the samples holds anywhere."""
+    rows = _batch.picked(labels.samples, np.asarray(mask, dtype=bool))
+    if not rows:
+        return
+    low, high, integral = _bounds(labels.target)
+    of = _of(rows) if len(rows) < len(labels.samples) else " in every sample"
+    yield _Problem(
+        array=labels.name,
+        says=f"{labels.name} holds labels{of} that are {what}; the loss is {labels.loss}",
+        confidence=min(confidence, BadLabels.TOO_LATE) if _too_late(labels.trace) else confidence,
+        rows=rows,
+        total=len(labels.samples),
+        evidence=Evidence(f"samples in which {labels.name} is {what}", len(rows), "/samples"),
+        remedy=remedy,
+        low=low,
+        high=high,
+        integral=integral,
+    )
+
+
+def _too_late(trace: Trace) -> bool:
+    """Say whether the first step broke in its forward pass, before any label was used."""
+    event = _batch.primary(trace)
+    return event is not None and event["step"] == 0 and event["phase"] == "forward"
+
+
+def _of(rows: tuple[int, ...]) -> str:
+    return f" in {_batch.named(rows)}" if rows else ""
+
+
+def _site(trace: Trace, worst: _Problem) -> Site:
+    """Return the place of the first non-finite value: the data itself, or an op."""
+    if worst.step is not None:
+        return _batch.place_raised(worst.step)
+    return _batch.place(trace) if worst.finite else Site(step=trace.failing_step or 0)
+
+
+def _proofs(worst: _Problem) -> Iterator[Proof]:
+    if 0 < len(worst.rows) < worst.total / 2:
+        yield Proof("drop-samples", {"samples": list(worst.rows)})
+    bounded = worst.low is not None or worst.high is not None or worst.integral
+    if bounded or not worst.finite:
+        yield Proof(
+            "valid-labels",
+            {
+                "array": worst.array,
+                "low": worst.low,
+                "high": worst.high,
+                "integral": worst.integral,
+            },
+        )

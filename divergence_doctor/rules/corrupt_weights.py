@@ -1,0 +1,283 @@
+"""Was the checkpoint already broken when it was loaded: weights that are NaN, Inf or impossible?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Final, final
+
+import numpy as np
+
+from divergence_doctor.rules import _batch
+from divergence_doctor.rules._rule import Evidence, Example, Finding, Proof, Rule, Site
+from divergence_doctor.trace.synthetic import SyntheticEvent, training_trace
+
+if TYPE_CHECKING:
+    from divergence_doctor.trace import Trace
+    from divergence_doctor.trace.table import Table
+
+#: Statistics that a layer keeps, as Keras names them.
+_MOVING: Final = ("moving_mean", "moving_variance")
+#: Ops that a negative variance makes fail.
+_OF_VARIANCE: Final = frozenset(
+    {
+        "FusedBatchNorm",
+        "FusedBatchNormV2",
+        "FusedBatchNormV3",
+        "Pow",
+        "RealDiv",
+        "Rsqrt",
+        "Sqrt",
+    }
+)
+
+_EARLIER: Final = (
+    "Go back to the last checkpoint whose weights are finite and replay from there; keep more than "
+    'one: `keras.callbacks.ModelCheckpoint("step-{batch}.keras", save_freq=1000)`, and let the '
+    "flight recorder take snapshots *before* the step."
+)
+_LOOK: Final = (
+    "Find the first bad one: `for v in model.variables: "
+    "print(v.path, np.isfinite(v.numpy()).all())`; a value written by hand (`bias_initializer`, "
+    "`assign`, a converted checkpoint) often comes from log(0) or 0/0."
+)
+_STATISTICS: Final = (
+    "The weights are sound: reset and learn the moving statistics again. Set `moving_mean` to 0 "
+    "and `moving_variance` to 1 with `v.assign(...)`, then run some hundred batches with "
+    "`training=True` and learning rate 0; never let a NaN batch or a batch of one sample in "
+    "(`dataset.batch(n, drop_remainder=True)`)."
+)
+_VARIANCE: Final = (
+    "A variance below zero cannot come from training: look for a conversion that mixed up the "
+    "order of gamma, beta, mean and variance, or for averaging of checkpoints with extrapolation."
+)
+
+
+@final
+class CorruptWeights(Rule):
+    """The checkpoint already holds NaN or Inf weights, or values that cannot be.
+
+    Recognised in the variables as they were loaded, before the first replayed step: NaN or Inf in
+    any of them, or a moving variance below zero. Weights that turn bad in a replayed step are that
+    step's doing and not this.
+
+    Why it diverges: a model with one NaN weight gives NaN for everything that passes it; the
+    gradient carries it to every other weight. Nothing in the batch or the optimizer can mend that.
+    A negative moving variance gives the root of a negative number as soon as the layer uses its
+    moving statistics.
+
+    Evidence: `weights/nan`, `weights/posinf`, `weights/neginf` of step 0, `when = before`, and
+    `weights/negative` of a `moving_variance`; there is no threshold. The pattern tells the origin:
+    one cell is a value written by hand or a flipped bit; one row of a table is one token or class
+    with a bad gradient; a whole variable is an initialiser or an update; everything at once is a
+    checkpoint that was saved after the divergence; only moving statistics is a NaN batch in the
+    forward pass, or a batch of one sample on a GPU.
+
+    Fix: go back to the last finite checkpoint and replay from there; bound what is kept with
+    `keras.callbacks.ModelCheckpoint(..., save_freq=1000)`; `v.assign(...)` for moving statistics
+    and for a bias made from log(class frequency): `np.log(np.maximum(frequency, 1e-6))`.
+
+    Mistaken for: the batch that happens to be in hand (every batch fails), a learning rate that is
+    too high (it was, some steps earlier), a broken GPU.
+
+    Seen in: perslev/MultiPlanarUNet#24 (a bias of log(0) for an absent class),
+    tensorflow/tensorflow#34062 and keras-team/keras#9646 (moving statistics NaN or Inf while the
+    weights are fine).
+    """
+
+    id = "corrupt-weights"
+    code = "DD601"
+    needs = frozenset({"weights"})
+    explains = _batch.DOWNSTREAM
+
+    #: The first bad op read one of these variables.
+    READ: ClassVar[float] = 0.97
+    #: Bad weights before the first step of a run that diverged, whatever broke first: a state
+    #: that is not finite is a divergence by itself.
+    LOADED: ClassVar[float] = 0.9
+    #: A negative variance in a run that diverged, where no op was seen to take its root.
+    IMPOSSIBLE: ClassVar[float] = 0.7
+    #: An op with finite inputs broke the step, and no bad op read these variables (a mask of -Inf
+    #: that is kept as a constant is one such): told, not blamed.
+    ELSEWHERE: ClassVar[float] = 0.4
+    #: They reached neither loss nor state.
+    HARMLESS: ClassVar[float] = 0.3
+
+    def examine(self, trace: Trace) -> Finding | None:
+        """Return what is wrong with the weights as loaded, or None."""
+        weights = trace.table("weights").select(step=0, when="before")
+        bad = weights.where(_count(weights) > 0)
+        negative = weights.where(_negative_variance(weights))
+        if not len(bad) and not len(negative):
+            return None
+        worst = bad if len(bad) else negative
+        first = worst.row(0)
+        names = [str(name) for name in (*bad["variable"], *negative["variable"])]
+        return Finding(
+            cause=self.id,
+            summary=_sentence(weights, bad, negative),
+            confidence=self._confidence(trace, bad, negative),
+            stage="checkpoint",
+            site=Site(step=0, layer=first["layer"] or None, variable=first["variable"]),
+            evidence=(
+                Evidence("variables that are not sound as loaded", len(set(names)), "/weights"),
+                *_evidence(bad, "NaN and Inf", _count(bad)),
+                *_evidence(negative, "variances below zero", negative["negative"]),
+            ),
+            remedies=_remedies(bad, negative),
+            proofs=(
+                Proof("replace-values", {"where": "weights", "names": list(dict.fromkeys(names))}),
+            ),
+        )
+
+    def _confidence(self, trace: Trace, bad: Table, negative: Table) -> float:
+        names = {str(name) for name in (*bad["variable"], *negative["variable"])}
+        how = _batch.travel(trace, names, origins=("variable",))
+        if how == "harmless":
+            return self.HARMLESS
+        if how in {"primary", "reached"} or self._root_of_variance(trace, negative):
+            return self.READ
+        if how in {"stopped", "other-producer"} and not _trains(bad):
+            return self.ELSEWHERE
+        return self.LOADED if len(bad) else self.IMPOSSIBLE
+
+    def _root_of_variance(self, trace: Trace, negative: Table) -> bool:
+        """Say whether the op that broke the step took the root of such a variance."""
+        event = _batch.primary(trace)
+        if event is None or event["op_type"] not in _OF_VARIANCE:
+            return False
+        return event["layer"] in set(negative["layer"])
+
+    @classmethod
+    def fires_on(cls) -> tuple[Example, ...]:
+        """Return a NaN kernel, a bias of log(0), and a negative moving variance."""
+        read = SyntheticEvent(
+            "MatMul",
+            "forward",
+            layer="head",
+            produced=False,
+            origin="variable",
+            origin_name="head/kernel",
+        )
+        root = SyntheticEvent("Rsqrt", "forward", layer="batch_normalization")
+        return (
+            Example(
+                "a kernel that is NaN as loaded",
+                lambda: training_trace(
+                    weights={"head/kernel": np.full((4, 2), np.nan)},
+                    losses=(float("nan"),),
+                    events=(read,),
+                ),
+            ),
+            Example(
+                "a bias of log(class frequency) with an absent class",
+                lambda: training_trace(
+                    weights={"head/bias": np.array([-0.85, -np.inf, 0.0])},
+                    losses=(float("nan"),),
+                ),
+            ),
+            Example(
+                "a moving variance below zero",
+                lambda: training_trace(
+                    weights={"batch_normalization/moving_variance": np.array([1.0, -0.5])},
+                    losses=(float("nan"),),
+                    events=(root,),
+                ),
+            ),
+        )
+
+    @classmethod
+    def quiet_on(cls) -> tuple[Example, ...]:
+        """Return sound weights: in a healthy run, and in one that broke in its first step."""
+        return (
+            Example("a healthy run", training_trace),
+            Example(
+                "weights that a replayed step broke",
+                lambda: training_trace(losses=(2.0, float("nan")), update_ratio=1e6),
+            ),
+            Example(
+                "kernels may be negative, and so may a moving mean",
+                lambda: training_trace(
+                    weights={"batch_normalization/moving_mean": np.array([-1.0, 1.0])},
+                    losses=(float("nan"),),
+                ),
+            ),
+        )
+
+
+def _count(weights: Table) -> Any:
+    return weights["nan"] + weights["posinf"] + weights["neginf"]
+
+
+def _negative_variance(weights: Table) -> Any:
+    named = [str(name).endswith("moving_variance") for name in weights["variable"]]
+    return np.asarray(named, dtype=bool) & (weights["negative"] > 0)
+
+
+def _trains(bad: Table) -> bool:
+    return bool(np.any(np.asarray(bad["trainable"], dtype=bool)))
+
+
+def _sentence(weights: Table, bad: Table, negative: Table) -> str:
+    if not len(bad):
+        row = negative.row(0)
+        return (
+            f"{row['variable']} holds {row['negative']} of {row['size']} variances below zero as "
+            f"loaded (down to {row['min']:.3g}), which no training step can produce."
+        )
+    row, count = bad.row(0), _count(bad)
+    more = f", the first of {len(bad)} such variables of {len(weights)}" if len(bad) > 1 else ""
+    return (
+        f"{row['variable']} holds {int(count[0])} NaN or Inf among {row['size']:,} values as "
+        f"loaded{more}; {_pattern(weights, bad)}."
+    )
+
+
+def _pattern(weights: Table, bad: Table) -> str:
+    """Return what the pattern of the bad values says about where they came from."""
+    count = _count(bad)
+    if all(str(name).endswith(_MOVING) for name in bad["variable"]):
+        return "only moving statistics are hit, as after a NaN batch in the forward pass"
+    if len(bad) == len(weights) > 1:
+        return "every variable is hit: the checkpoint was saved after the divergence"
+    if len(bad) == 1:
+        return _pattern_of_one(int(count[0]), bad.row(0))
+    layers = set(bad["layer"])
+    if len(layers) == 1 and len(bad) == np.count_nonzero(weights["layer"] == bad["layer"][0]):
+        return "the whole layer is hit and no other: its initialiser, a partial load, or its loss"
+    return (
+        f"{len(layers)} layers are hit: the update of an earlier step spread a NaN gradient, so "
+        "the checkpoint was saved after the divergence"
+    )
+
+
+def _pattern_of_one(count: int, row: dict[str, Any]) -> str:
+    width = int(row["shape"].rpartition("x")[2] or 1)
+    if count == 1:
+        return "a single cell is hit: a value written by hand, or a flipped bit"
+    if count == row["size"]:
+        return "the whole variable is hit and no other: its initialiser, or one bad update"
+    if "x" in row["shape"] and count % width == 0:
+        rows = count // width
+        return (
+            f"the count fits {rows} whole row{'s' if rows > 1 else ''} of {width}: tokens or "
+            "inputs whose gradient was bad"
+        )
+    return "part of one variable is hit and no other: one bad update, or a value written by hand"
+
+
+def _evidence(table: Table, what: str, counts: Any) -> tuple[Evidence, ...]:
+    """Return one figure per variable, for the first few."""
+    most = 8
+    return tuple(
+        Evidence(f"{what} in {name}", int(count), "/weights")
+        for name, count in list(zip(table["variable"], counts, strict=True))[:most]
+    )
+
+
+def _remedies(bad: Table, negative: Table) -> tuple[str, ...]:
+    moving = len(negative) > 0 or any(str(name).endswith(_MOVING) for name in bad["variable"])
+    found = [_VARIANCE] if len(negative) else []
+    if moving:
+        found.append(_STATISTICS)
+    if not all(str(name).endswith(_MOVING) for name in bad["variable"]):
+        found += [_EARLIER, _LOOK]
+    return tuple(found)

@@ -1,0 +1,49 @@
+"""What is measured on one tensor? Every statistic of the open folder, in one pass over memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from divergence_doctor.stats._chunk import chunks, number_format
+from divergence_doctor.stats._finite import all_finite
+from divergence_doctor.stats._statistic import Statistic, all_statistics
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Statistic", "all_finite", "summarize"]
+
+
+def summarize(array: NDArray[Any]) -> dict[str, Any]:
+    """Return the statistics of one tensor, computed where nothing can overflow.
+
+    A complex tensor is measured as its real and imaginary parts, interleaved: its ``size`` is twice
+    the number of its elements. Whole numbers beyond 2**53 are rounded to float64.
+
+    Args:
+        array: a tensor of any shape and memory layout, of booleans, integers, floats (those of
+            ml_dtypes included) or complex numbers. It is only read.
+
+    Returns:
+        Counts (int): ``size``, ``nan``, ``posinf``, ``neginf``, ``zero`` of either sign,
+        ``subnormal`` by the tensor's own dtype, ``negative`` among the finite.
+        Of the finite elements (float): ``min``, ``max``, ``mean``, ``std`` (population), ``absmax``,
+        all NaN when there is none, and ``l2``, then 0.
+        ``exponents`` (uint32 array, see :mod:`divergence_doctor.stats.exponents`). Further files in
+        the folder add further columns.
+
+    Raises:
+        TypeError: the array holds no numbers (objects, strings, dates, records).
+    """
+    array = np.asarray(array)
+    form = number_format(array.dtype)
+    statistics = [kind(form) for kind in all_statistics()]
+    for chunk in chunks(array, form):
+        for statistic in statistics:
+            statistic.add(chunk)
+    columns: dict[str, Any] = {}
+    for statistic in statistics:
+        columns.update(statistic.columns())
+    return columns

@@ -1,0 +1,248 @@
+"""How does a tensor reach the statistics? In chunks that stay in cache, each worked on only once.
+
+Every dtype is widened, exactly, to float32 or float64 (64-bit integers are rounded), so that the
+statistics know two layouts only. What several statistics need of a chunk is computed when the first
+one asks for it.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+#: Elements per chunk: 256 KiB of float32 stay in the second-level cache with what is made of them.
+CHUNK_SIZE: Final = 65_536
+#: Below this a cast costs less than a look into a table.
+_TABLE_PAYS: Final = 4_096
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class NumberFormat:
+    """How the elements of a dtype are read.
+
+    Attributes:
+        dtype: dtype of the tensor.
+        real: dtype of one number: that of the parts of a complex tensor, else ``dtype``.
+        wide: float32 or float64, to which the numbers are widened.
+        bits: unsigned integer dtype of the width of ``wide``.
+        fraction_bits: fraction bits of ``wide``, an array of shape () and dtype ``bits``.
+        bias: exponent bias of ``wide``.
+        tabulated: widened by looking the bits up, which is quicker than the cast.
+        first_normal: biased exponent, in ``wide``, of the smallest normal number of ``dtype``.
+    """
+
+    dtype: np.dtype[Any]
+    real: np.dtype[Any]
+    wide: np.dtype[Any]
+    bits: np.dtype[Any]
+    fraction_bits: NDArray[Any]
+    bias: int
+    tabulated: bool
+    first_normal: int
+
+    def widen(self, raw: NDArray[Any]) -> NDArray[Any]:
+        """Return a one-dimensional piece of the tensor in the native, contiguous ``wide``."""
+        if self.dtype == self.wide and raw.flags.c_contiguous:
+            return raw
+        raw = np.ascontiguousarray(raw)
+        if self.real is not self.dtype:
+            raw = raw.view(self.real)
+        if self.tabulated and raw.size >= _TABLE_PAYS:
+            native = raw.astype(self.real.newbyteorder("="), copy=False)
+            return _widened(native.dtype)[native.view(f"u{native.itemsize}")]
+        # The cast of a signalling NaN raises the invalid flag; such are counted, not warned of.
+        with np.errstate(all="ignore"):
+            return raw.astype(self.wide, copy=False)
+
+
+@cache
+def number_format(dtype: np.dtype[Any]) -> NumberFormat:
+    """Return how a dtype is read.
+
+    Raises:
+        TypeError: it holds no numbers, or numbers wider than float64.
+    """
+    real = np.empty(0, dtype).real.dtype if dtype.kind == "c" else dtype
+    small = is_ml_dtype(real)
+    if not small and (real.kind not in "biuf" or real.itemsize > np.dtype(np.float64).itemsize):
+        raise not_numbers(dtype)
+    single = small or real.itemsize <= np.dtype(np.int16).itemsize or real.str[1:] == "f4"
+    wide = np.finfo(np.float32 if single else np.float64)
+    bits = np.dtype(np.uint32 if single else np.uint64)
+    bias = int(wide.maxexp) - 1
+    return NumberFormat(
+        dtype=dtype,
+        real=real,
+        wide=wide.dtype,
+        bits=bits,
+        fraction_bits=np.array(wide.nmant, dtype=bits),
+        bias=bias,
+        tabulated=real.name == "float16" or real.name.startswith("float8_"),
+        first_normal=max(_min_exponent(real) + bias, 0) if _is_float(real) else 1,
+    )
+
+
+def not_numbers(dtype: np.dtype[Any]) -> TypeError:
+    """Return the error that tells what a tensor may hold."""
+    return TypeError(
+        f"no statistics of dtype {dtype}: it is no boolean, integer, float or complex dtype of at "
+        "most 64 bits a number"
+    )
+
+
+def is_ml_dtype(dtype: np.dtype[Any]) -> bool:
+    """Say whether a dtype is one of ml_dtypes' (bfloat16, float8_e4m3fn, int4, ...)."""
+    return dtype.type.__module__.partition(".")[0] == "ml_dtypes"
+
+
+def _is_float(dtype: np.dtype[Any]) -> bool:
+    # ml_dtypes' integers (int4, uint2) are all that is of kind V without being a float.
+    return dtype.kind == "f" or (dtype.kind == "V" and "float" in dtype.name)
+
+
+def _min_exponent(real: np.dtype[Any]) -> int:
+    if not is_ml_dtype(real):
+        return int(np.finfo(real).minexp)
+    # Nobody can hold such an array without ml_dtypes, which is not needed otherwise.
+    import ml_dtypes
+
+    smallest = float(ml_dtypes.finfo(real).smallest_normal)
+    return int(np.frexp(smallest)[1]) - 1
+
+
+@cache
+def _widened(real: np.dtype[Any]) -> NDArray[np.float32]:
+    """Return the value of every bit pattern of an 8- or 16-bit dtype."""
+    patterns = np.arange(1 << (8 * real.itemsize), dtype=f"u{real.itemsize}")
+    with np.errstate(all="ignore"):
+        return patterns.view(real).astype(np.float32)
+
+
+_memory = threading.local()
+
+
+def scratch(dtype: type[Any], size: int) -> NDArray[Any]:
+    """Return an uninitialised array of this thread's, in use until the next call for the dtype.
+
+    Fresh memory of a chunk's size costs more than what is computed in it: the kernel clears it.
+    """
+    try:
+        pool: dict[type[Any], NDArray[Any]] = _memory.pool
+    except AttributeError:
+        pool = _memory.pool = {}
+    held = pool.get(dtype)
+    if held is None or held.size < size:
+        held = pool[dtype] = np.empty(size, dtype)
+    return held[:size]
+
+
+@final
+class Chunk:
+    """A piece of a tensor, at least one number and at most ``CHUNK_SIZE`` (complex: twice that).
+
+    Args:
+        values: shape (n,), native contiguous float32 or float64.
+        form: the format they were widened by.
+
+    Attributes:
+        binades: how many numbers hold each sign and biased exponent. Shape (2, 256) for float32 and
+            (2, 2048) for float64; row 0 counts positive numbers, column 0 zeros and subnormals, the
+            last column NaN and Inf.
+        spoilt: some numbers are NaN or Inf.
+        negative_tiny: how many numbers are -0 or a negative subnormal.
+        zeros: how many numbers are zero of either sign.
+        tiny: how many numbers are zero or subnormal, in ``values``' dtype.
+    """
+
+    __slots__ = (
+        "_finite",
+        "_range",
+        "binades",
+        "form",
+        "negative_tiny",
+        "spoilt",
+        "tiny",
+        "values",
+        "zeros",
+    )
+
+    def __init__(self, values: NDArray[Any], form: NumberFormat) -> None:
+        self.values = values
+        self.form = form
+        self.binades = binades = _binades(values, form)
+        self.negative_tiny = binades.item(1, 0)
+        self.tiny = self.negative_tiny + binades.item(0, 0)
+        self.spoilt = binades.item(0, -1) + binades.item(1, -1) > 0
+        self.zeros = int(np.count_nonzero(values == 0)) if self.tiny else 0
+        self._finite: NDArray[Any] | None = None
+        self._range: tuple[float, float] | None = None
+
+    @property
+    def finite(self) -> NDArray[Any]:
+        """The finite numbers, in their order, in float32 or float64; may be empty."""
+        if not self.spoilt:
+            return self.values
+        if self._finite is None:
+            self._finite = self.values[np.isfinite(self.values)]
+        return self._finite
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Smallest and largest finite number; (inf, -inf) when there is none."""
+        if self._range is None:
+            finite = self.finite
+            self._range = (
+                # The place of the minimum costs less than the minimum itself.
+                (finite.item(finite.argmin()), finite.item(finite.argmax()))
+                if finite.size
+                else (np.inf, -np.inf)
+            )
+        return self._range
+
+    @property
+    def subnormals(self) -> NDArray[Any]:
+        """The numbers that are subnormal in float32 or float64, whatever the tensor's dtype."""
+        smallest = np.finfo(self.form.wide).smallest_normal
+        return self.values[(np.abs(self.values) < smallest) & (self.values != 0)]
+
+
+def _binades(values: NDArray[Any], form: NumberFormat) -> NDArray[Any]:
+    bits = values.view(form.bits)
+    places = scratch(np.intp, values.size)
+    if bits.itemsize == places.itemsize:
+        np.right_shift(bits, form.fraction_bits, out=places.view(bits.dtype))
+    else:
+        exponents = scratch(np.uint32, values.size)
+        np.right_shift(bits, form.fraction_bits, out=exponents)
+        np.copyto(places, exponents)
+    return np.bincount(places, minlength=4 * (form.bias + 1)).reshape(2, -1)
+
+
+def chunks(array: NDArray[Any], form: NumberFormat) -> Iterator[Chunk]:
+    """Yield the numbers of a tensor in the order of memory, each once; an empty one has none."""
+    for raw in _pieces(array):
+        yield Chunk(form.widen(raw), form)
+
+
+def _pieces(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Yield one-dimensional pieces of at most ``CHUNK_SIZE`` elements without copying the whole."""
+    flags = array.flags
+    if flags.c_contiguous or flags.f_contiguous:
+        flat = (array if flags.c_contiguous else array.T).reshape(-1)
+        for start in range(0, flat.size, CHUNK_SIZE):
+            yield flat[start : start + CHUNK_SIZE]
+    else:
+        buffered: Any = ["external_loop", "buffered", "zerosize_ok"]
+        for piece in np.nditer(array, flags=buffered, order="K", buffersize=CHUNK_SIZE):
+            if piece.size:
+                yield piece

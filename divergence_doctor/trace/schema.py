@@ -1,0 +1,378 @@
+"""What does a trace hold? The tables, their columns, and what one row of each means.
+
+FORMAT.md says the same for readers in other languages; a test keeps the two alike. Columns that a
+statistic contributes (``STATISTICS``) stand in every table marked ``tensor=True``; a table may hold
+further columns, and a reader ignores those that it does not know.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Kind = Literal["int", "float", "bool", "str", "histogram"]
+
+ENCODING_TYPE: Final = "divergence-doctor/trace"
+ENCODING_VERSION: Final = 1
+
+#: Base-2 exponents of the histogram's bins: ``EXPONENTS[i] == floor(log2(abs(value)))`` of what
+#: bin i counts. -149 is float32's smallest subnormal, 127 its largest binade; float64 values
+#: beyond are counted in the first and the last bin, which is why those stand one step outside.
+EXPONENT_MIN: Final = -150
+EXPONENT_MAX: Final = 128
+EXPONENT_BINS: Final = EXPONENT_MAX - EXPONENT_MIN + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table: its name, what its values are, and what they mean."""
+
+    name: str
+    kind: Kind
+    meaning: str
+    units: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TableSpec:
+    """One table: what a row is, its key columns, and whether rows describe a tensor."""
+
+    name: str
+    row: str
+    columns: tuple[Column, ...]
+    tensor: bool = False
+
+    def all_columns(self) -> tuple[Column, ...]:
+        """Return the key columns followed by the statistics, where the rows describe tensors."""
+        return self.columns + (STATISTICS if self.tensor else ())
+
+
+STATISTICS: Final[tuple[Column, ...]] = (
+    Column("size", "int", "number of elements", "1"),
+    Column("nan", "int", "elements that are NaN", "1"),
+    Column("posinf", "int", "elements that are +Inf", "1"),
+    Column("neginf", "int", "elements that are -Inf", "1"),
+    Column("zero", "int", "elements that are zero of either sign", "1"),
+    Column("subnormal", "int", "elements below the dtype's smallest normal number", "1"),
+    Column("negative", "int", "finite elements below zero", "1"),
+    Column("min", "float", "smallest finite element; NaN when there is none"),
+    Column("max", "float", "largest finite element; NaN when there is none"),
+    Column("mean", "float", "mean of the finite elements, accumulated in float64"),
+    Column("std", "float", "population standard deviation of the finite elements"),
+    Column("l2", "float", "Euclidean norm of the finite elements, accumulated in float64"),
+    Column("absmax", "float", "largest magnitude among the finite elements"),
+    Column("exponents", "histogram", "finite non-zero elements by floor(log2(|x|))", "1"),
+)
+
+_STEP = Column("step", "int", "replayed step, from 0")
+_ORDER = Column("order", "int", "place in the order of execution within the step")
+_LAYER = Column("layer", "str", "path of the layer as Keras gives it; empty outside any layer")
+_CLASS = Column("layer_class", "str", "class of the layer")
+_DTYPE = Column("dtype", "str", "dtype of the tensor")
+_SHAPE = Column("shape", "str", "shape of the tensor, e.g. 32x28x28x1; empty for a scalar")
+_VARIABLE = Column("variable", "str", "path of the variable as Keras gives it")
+_OP = Column("op", "int", "place of the op in the step's stream of ops, from 0")
+_OP_TYPE = Column("op_type", "str", "TensorFlow op type, e.g. Log")
+_PHASE = Column("phase", "str", "forward, loss, backward or update")
+_SOURCE = Column("source", "str", "the user's own line that ran it, file:line; empty if none")
+
+TABLES: Final[dict[str, TableSpec]] = {
+    spec.name: spec
+    for spec in (
+        TableSpec(
+            "steps",
+            "one replayed step",
+            (
+                _STEP,
+                Column("batch", "int", "index of the batch in the given sequence"),
+                Column("loss", "float", "loss of this step (not the running mean)"),
+                Column("learning_rate", "float", "learning rate used; NaN when unknown"),
+                Column("loss_scale", "float", "loss scale before the step; NaN without one"),
+                Column("gradient_norm", "float", "L2 norm of all variable gradients together"),
+                Column("update_norm", "float", "L2 norm of all updates together"),
+                Column("weight_norm", "float", "L2 norm of all trainable weights before the step"),
+                Column("loss_finite", "bool", "the loss is finite"),
+                Column("gradients_finite", "bool", "every variable gradient is finite"),
+                Column(
+                    "state_finite", "bool", "weights, moving statistics and slots are finite after"
+                ),
+                Column("skipped", "bool", "loss scaling skipped the update on purpose"),
+                Column("ops", "int", "ops executed"),
+                Column("seconds", "float", "wall time of the watched step", "s"),
+                Column(
+                    "raised", "str", "message of the exception that ended the step; empty if none"
+                ),
+                Column("raised_type", "str", "class of that exception"),
+                Column("raised_op", "str", "op type that raised"),
+                Column("raised_layer", "str", "layer in which it was raised"),
+                Column("raised_phase", "str", "phase in which it was raised"),
+                Column("raised_source", "str", "the user's own line that raised"),
+            ),
+        ),
+        TableSpec(
+            "layers",
+            "one layer (or operation) of the model, in the order of its first call",
+            (
+                _ORDER,
+                _LAYER,
+                _CLASS,
+                Column("activation", "str", "name of the activation function; empty if none"),
+                Column("dtype", "str", "dtype policy of the layer"),
+                Column("parameters", "int", "number of weights the layer holds", "1"),
+                Column("config", "str", "the layer's config as JSON (cut at 2,000 characters)"),
+            ),
+        ),
+        TableSpec(
+            "activations",
+            "one tensor that a layer put out (role output, output/1, ...) or that entered the model",
+            (
+                _STEP,
+                _ORDER,
+                _LAYER,
+                _CLASS,
+                Column("call", "int", "which call of this layer in this step, from 0"),
+                Column("role", "str", "input (of the model), output, output/1, ..."),
+                _DTYPE,
+                _SHAPE,
+            ),
+            tensor=True,
+        ),
+        TableSpec(
+            "gradients",
+            "one gradient: what came back to a layer's output (variable empty), or of a variable",
+            (
+                _STEP,
+                _ORDER,
+                _LAYER,
+                _CLASS,
+                Column(
+                    "call",
+                    "int",
+                    "which call of this layer the gradient belongs to; -1 for a variable",
+                ),
+                Column("variable", "str", "path of the variable; empty for a layer's output"),
+                _DTYPE,
+                _SHAPE,
+            ),
+            tensor=True,
+        ),
+        TableSpec(
+            "weights",
+            "one variable of the model at one moment",
+            (
+                _STEP,
+                _ORDER,
+                Column("when", "str", "before or after the step's update"),
+                _VARIABLE,
+                _LAYER,
+                _CLASS,
+                Column("trainable", "bool", "the optimizer changes it"),
+                _DTYPE,
+                _SHAPE,
+            ),
+            tensor=True,
+        ),
+        TableSpec(
+            "updates",
+            "what one step added to one trainable variable",
+            (
+                _STEP,
+                _ORDER,
+                _VARIABLE,
+                _LAYER,
+                Column("ratio", "float", "L2 of the update over L2 of the value before"),
+                Column("after_nonfinite", "int", "NaN and Inf in the value after the step", "1"),
+                _DTYPE,
+                _SHAPE,
+            ),
+            tensor=True,
+        ),
+        TableSpec(
+            "slots",
+            "one variable of an optimizer at one moment",
+            (
+                _STEP,
+                _ORDER,
+                Column("when", "str", "before or after the step's update"),
+                _VARIABLE,
+                Column("optimizer", "str", "class of the optimizer that owns it"),
+                _DTYPE,
+                _SHAPE,
+            ),
+            tensor=True,
+        ),
+        TableSpec(
+            "losses",
+            "one term of the loss",
+            (
+                _STEP,
+                _ORDER,
+                Column("name", "str", "name of the term"),
+                Column("value", "float", "its value, before loss weights"),
+            ),
+        ),
+        TableSpec(
+            "targets",
+            "one output of the model with the loss that judges it",
+            (
+                Column("output", "str", "name of the output"),
+                Column("array", "str", "name of the label array, e.g. y or y/mask"),
+                Column(
+                    "loss", "str", "Keras class name of the built-in loss, or the function's name"
+                ),
+                Column("builtin", "bool", "the loss is one of Keras' own"),
+                Column("from_logits", "bool", "the loss expects logits"),
+                Column("classes", "int", "size of the prediction's last axis; -1 when unknown"),
+                Column("ignore_class", "int", "label that the loss ignores; -1 when none"),
+                Column("activation", "str", "activation of the layer that makes the output"),
+                Column("config", "str", "config of the loss as JSON"),
+            ),
+        ),
+        TableSpec(
+            "batch",
+            "one array of a batch",
+            (
+                Column("batch", "int", "index of the batch in the given sequence"),
+                Column("name", "str", "name of the array, e.g. x, x/image, y, sample_weight"),
+                Column("role", "str", "x, y or sample_weight"),
+                Column("integral", "bool", "every finite value is a whole number"),
+                Column("feature_std_max", "float", "largest standard deviation of one feature"),
+                _DTYPE,
+                _SHAPE,
+            ),
+            tensor=True,
+        ),
+        TableSpec(
+            "cells",
+            "one cell of a batch that is NaN or Inf (the first 1,000 of each array)",
+            (
+                Column("batch", "int", "index of the batch in the given sequence"),
+                Column("name", "str", "name of the array"),
+                Column("sample", "int", "index along the first axis"),
+                Column("index", "str", "full index, e.g. 3,0,17"),
+                Column("value", "float", "the value"),
+            ),
+        ),
+        TableSpec(
+            "samples",
+            "one array of one sample of a batch",
+            (
+                Column("batch", "int", "index of the batch in the given sequence"),
+                Column("sample", "int", "index along the first axis"),
+                Column("name", "str", "name of the array"),
+                Column("role", "str", "x, y or sample_weight"),
+                Column("nonfinite", "int", "NaN and Inf in it", "1"),
+                Column("zero", "int", "zeros in it", "1"),
+                Column("size", "int", "elements in it", "1"),
+                Column("min", "float", "smallest finite value; NaN when there is none"),
+                Column("max", "float", "largest finite value; NaN when there is none"),
+                Column("integral", "bool", "every finite value is a whole number"),
+            ),
+        ),
+        TableSpec(
+            "sample_losses",
+            "the loss of one sample, where the loss is computed per sample",
+            (
+                _STEP,
+                Column("name", "str", "name of the loss term"),
+                Column("sample", "int", "index along the first axis"),
+                Column("value", "float", "mean of the loss over the sample's elements"),
+            ),
+        ),
+        TableSpec(
+            "events",
+            "one op whose output (or derivative) is not finite, in the order of execution",
+            (
+                _STEP,
+                _OP,
+                _OP_TYPE,
+                _PHASE,
+                Column("derivative", "bool", "it happened in the derivative of this (forward) op"),
+                _LAYER,
+                _CLASS,
+                Column("call", "int", "which call of the layer in this step; -1 outside a layer"),
+                _SOURCE,
+                Column("nan", "int", "NaN in its output", "1"),
+                Column("posinf", "int", "+Inf in its output", "1"),
+                Column("neginf", "int", "-Inf in its output", "1"),
+                Column("produced", "bool", "its inputs were finite: it made the bad value"),
+                Column(
+                    "origin", "str", "where the bad value came from: op, batch, variable, constant"
+                ),
+                Column("origin_name", "str", "name of that array or variable, or op type"),
+                Column(
+                    "reaches", "str", "loss, gradient, state, or empty when it reaches none of them"
+                ),
+                Column(
+                    "primary", "bool", "the first producer of what reached loss, gradient or state"
+                ),
+                Column("element", "str", "index of the first bad element"),
+                Column(
+                    "samples", "str", "samples of the batch that hold bad elements, as a JSON list"
+                ),
+                Column("message", "str", "what tf.debugging.check_numerics says of it"),
+                Column("stack", "str", "the user's frames, innermost last, one per line"),
+            ),
+        ),
+        TableSpec(
+            "operands",
+            "one tensor around a producing event: what went in and what came out",
+            (
+                _STEP,
+                _OP,
+                Column("position", "int", "which input or output, from 0"),
+                Column("role", "str", "input, output, upstream (gradient in) or gradient (out)"),
+                Column("origin", "str", "op, batch, variable or constant"),
+                Column("origin_name", "str", "op type, array name or variable path it came from"),
+                Column("origin_layer", "str", "layer whose op made it"),
+                Column("value", "float", "its value at the first bad element; NaN where none fits"),
+                _DTYPE,
+                _SHAPE,
+            ),
+            tensor=True,
+        ),
+        TableSpec(
+            "chain",
+            "one link of the chain that made a primary event's input dangerous, nearest first",
+            (
+                _STEP,
+                _OP,
+                Column("link", "int", "distance from the primary event"),
+                Column("what", "str", "op, variable, batch or constant"),
+                Column("name", "str", "op type, variable path or array name"),
+                _LAYER,
+                _PHASE,
+                _SOURCE,
+                Column(
+                    "value",
+                    "float",
+                    "its value on the way to the first bad element; NaN where none fits",
+                ),
+                _DTYPE,
+                _SHAPE,
+            ),
+            tensor=True,
+        ),
+        TableSpec(
+            "trials",
+            "one intervention: the same steps with one thing changed",
+            (
+                Column("name", "str", "name of the trial"),
+                Column("cause", "str", "cause that it was run to test; empty for the control"),
+                Column("parameters", "str", "its parameters as JSON"),
+                Column("changed", "str", "what was changed, in words"),
+                Column(
+                    "breadth",
+                    "int",
+                    "0 control, 1 changes the point, 2 a family, 3 mends nearly everything",
+                ),
+                Column("outcome", "str", "finite, still-fails or not-run"),
+                Column("detail", "str", "what was seen"),
+                Column("steps", "int", "steps that stayed finite"),
+                Column("loss_first", "float", "loss of its first step"),
+                Column("loss_last", "float", "loss of its last step"),
+                Column("seconds", "float", "wall time", "s"),
+            ),
+        ),
+    )
+}

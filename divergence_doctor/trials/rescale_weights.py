@@ -1,0 +1,78 @@
+"""Do the steps live once every kernel has the scale that its initialiser would give it?"""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Final, final
+
+import numpy as np
+
+from divergence_doctor.replay.state import model_variables
+from divergence_doctor.trials._trial import Outcome, Trial
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from divergence_doctor.replay.bench import Bench
+
+#: Leave alone what is within this factor of He's scale: training itself moves kernels about.
+_TOLERANCE: Final = 1.5
+
+
+@final
+class RescaleWeights(Trial):
+    """Rescales kernels that are too large: ``{"layers": [...]}``, all layers when empty.
+
+    A kernel is brought to the standard deviation of He's initialiser, sqrt(2 / fan_in) (He et al.
+    2015, arXiv:1502.01852); a recurrent kernel to a spectral radius of at most one (Pascanu et al.
+    2013, arXiv:1211.5063).
+    """
+
+    name: ClassVar[str] = "rescale-weights"
+    breadth: ClassVar[int] = 2
+
+    def run(self, bench: Bench, parameters: Mapping[str, Any]) -> Outcome:
+        """Run all the steps with the kernels rescaled."""
+        layers = {str(layer) for layer in parameters.get("layers", ())}
+        scaled: list[str] = []
+
+        @contextmanager
+        def rescaled() -> Iterator[None]:
+            scaled.clear()
+            for held in model_variables(bench.model):
+                if layers and held.layer not in layers:
+                    continue
+                values = np.asarray(held.variable.value)
+                factor = shrink(values, held.path.rpartition("/")[2])
+                if factor < 1.0:
+                    scaled.append(held.path)
+                    held.variable.assign((values.astype(np.float64) * factor).astype(values.dtype))
+            yield
+
+        rerun = bench.run(prepare=rescaled, steps=max(bench.asked, bench.failing_step + 1))
+        if not scaled:
+            return Outcome.not_run("kernels rescaled", "no kernel is larger than He's initialiser")
+        few = ", ".join(scaled[:3]) + (", …" if len(scaled) > 3 else "")
+        return Outcome.of(f"{len(scaled)} kernel(s) rescaled to He's initialiser ({few})", rerun)
+
+
+def shrink(values: NDArray[Any], name: str) -> float:
+    """Return the factor that brings a kernel to its ordinary scale; 1.0 when it is not above it."""
+    if values.ndim < 2 or "kernel" not in name or not np.isfinite(values.astype(np.float32)).all():
+        return 1.0
+    wide = values.astype(np.float64)
+    if "recurrent" in name:
+        rows = wide.shape[0]
+        blocks = [wide[:, i : i + rows] for i in range(0, wide.shape[1], rows)]
+        radius = max(
+            float(np.abs(np.linalg.eigvals(block)).max()) if block.shape == (rows, rows) else 0.0
+            for block in blocks
+        )
+        return min(1.0, 1.0 / radius) if radius > 1.05 else 1.0
+    fan_in = math.prod(wide.shape[:-1])
+    target = math.sqrt(2.0 / fan_in)
+    spread = float(np.sqrt(np.mean(wide**2)))
+    return target / spread if spread > _TOLERANCE * target else 1.0

@@ -1,0 +1,43 @@
+"""Does the step live once the labels lie in the domain of their loss?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+import numpy as np
+
+from divergence_doctor.trials._trial import Outcome, Trial
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from divergence_doctor.replay.bench import Bench
+
+
+@final
+class ValidLabels(Trial):
+    """Clips labels: ``{"array": "y", "low": 0, "high": 9, "integral": true}``; NaN becomes low."""
+
+    name: ClassVar[str] = "valid-labels"
+    breadth: ClassVar[int] = 1
+
+    def run(self, bench: Bench, parameters: Mapping[str, Any]) -> Outcome:
+        """Run the steps with every label in its domain."""
+        low, high = parameters.get("low"), parameters.get("high")
+        integral = bool(parameters.get("integral", False))
+        array = str(parameters["array"])
+        span = f"[{'-inf' if low is None else low}, {'inf' if high is None else high}]"
+        changed = f"labels in {array} clipped into {span}{' and rounded' if integral else ''}"
+
+        def change(name: str, values: NDArray[Any]) -> NDArray[Any]:
+            if name != array:
+                return values
+            wide = np.nan_to_num(values.astype(np.float64), nan=0.0 if low is None else float(low))
+            wide = np.round(wide) if integral else wide
+            if low is not None or high is not None:
+                wide = np.clip(wide, low, high)
+            return wide.astype(values.dtype)
+
+        return Outcome.of(changed, bench.run(batches=bench.edited(change)))
