@@ -5,25 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from divergence_doctor._clean import clean
-from divergence_doctor.checkpoints._user_code import describe_error, meaningful_line
+from divergence_doctor.checkpoints._user_code import (
+    describe_error,
+    import_user_code,
+    meaningful_line,
+)
 from divergence_doctor.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from divergence_doctor.checkpoints._checkpoint import OpenOptions
     from divergence_doctor.checkpoints._loading import Fidelity
 
 
-def settle(
-    file: Path,
-    model: Any,
-    options: OpenOptions,
-    fidelity: Fidelity,
-    *,
-    custom: Mapping[str, Any] | None = None,
-) -> None:
+def settle(file: Path, model: Any, options: OpenOptions, fidelity: Fidelity) -> None:
     """Put in place what ``--loss``, ``--optimizer`` and ``--learning-rate`` ask for.
 
     Args:
@@ -31,20 +27,16 @@ def settle(
         model: the model; compiled anew where the options say so.
         options: what the user asked for.
         fidelity: takes a note for each thing that differs from the checkpoint.
-        custom: the user's own objects by name, which ``--loss`` and ``--optimizer`` may name.
 
     Raises:
         CheckpointError: the model cannot be trained as it is, or a name is unknown.
     """
-    import keras
-
-    with keras.saving.CustomObjectScope(dict(custom or {})):
-        if options.loss is not None or options.optimizer is not None:
-            _compile_anew(model, options, fidelity)
-        _check_trainable(file, model)
-        build_optimizer(model)
-        if options.learning_rate is not None:
-            _set_learning_rate(model, options.learning_rate, fidelity)
+    if options.loss is not None or options.optimizer is not None:
+        _compile_anew(model, options, fidelity)
+    _check_trainable(file, model)
+    build_optimizer(model)
+    if options.learning_rate is not None:
+        _set_learning_rate(model, options.learning_rate, fidelity)
 
 
 def own_step(model: Any) -> bool:
@@ -91,10 +83,10 @@ def _compile_anew(model: Any, options: OpenOptions, fidelity: Fidelity) -> None:
     if options.loss is not None:
         # Weights and metrics belong to the outputs as the old loss saw them.
         arguments = {"optimizer": arguments.get("optimizer")}
-        arguments["loss"] = _known_loss(options.loss)
+        arguments["loss"] = _known_loss(options.loss, options)
         fidelity.note(f"the loss is {clean(options.loss)}, as --loss says")
     if options.optimizer is not None:
-        arguments["optimizer"] = _known_optimizer(options.optimizer)
+        arguments["optimizer"] = _known_optimizer(options.optimizer, options)
         fidelity.optimizer_state = "missing"
         fidelity.note(
             f"the optimizer is a fresh {clean(options.optimizer)}, as --optimizer says;"
@@ -115,27 +107,30 @@ def _compile_anew(model: Any, options: OpenOptions, fidelity: Fidelity) -> None:
         ) from error
 
 
-def _known_loss(name: str) -> Any:
+def _known_loss(name: str, options: OpenOptions) -> Any:
     import keras
 
     try:
-        loss = keras.losses.get(name)
+        return keras.losses.get(_users(name, options) or name)
     except (ValueError, TypeError, KeyError) as error:
-        raise _unknown(
-            "loss", name, "mse, binary_crossentropy or sparse_categorical_crossentropy", error
-        ) from error
-    if isinstance(loss, type):
-        return loss()
-    return loss
+        known = "mse, binary_crossentropy or sparse_categorical_crossentropy"
+        raise _unknown("loss", name, known, error) from error
 
 
-def _known_optimizer(name: str) -> Any:
+def _known_optimizer(name: str, options: OpenOptions) -> Any:
     import keras
 
+    mine = _users(name, options)
     try:
-        return keras.optimizers.get(name)
+        return keras.optimizers.get(mine() if isinstance(mine, type) else mine or name)
     except (ValueError, TypeError, KeyError) as error:
         raise _unknown("optimizer", name, "sgd, adam or rmsprop", error) from error
+
+
+def _users(name: str, options: OpenOptions) -> Any:
+    """Return what the imported code calls so, or None."""
+    modules = [import_user_code(spec) for spec in reversed(options.custom_objects)]
+    return next((vars(module)[name] for module in modules if name in vars(module)), None)
 
 
 def _unknown(what: str, name: str, known: str, error: BaseException) -> CheckpointError:

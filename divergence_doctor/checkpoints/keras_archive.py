@@ -64,13 +64,13 @@ class KerasArchive(Checkpoint):
         fidelity = Fidelity()
         trained = _trained_policy(archive, weights)
         with policy(trained):
-            model, custom = (
+            model = (
                 _load(path, archive, weights, options, fidelity)
                 if options.model is None
-                else (_fill(path, options.model, fidelity), {})
+                else _fill(path, options.model, fidelity)
             )
             fidelity.optimizer_state = _optimizer_state(model, weights, fidelity)
-            settle(path, model, options, fidelity, custom=custom)
+            settle(path, model, options, fidelity)
         return Opened(
             model=model,
             fidelity=fidelity.report(model),
@@ -112,7 +112,7 @@ def _trained_policy(archive: Archive, weights: Survey) -> str | None:
 
 def _load(
     path: Path, archive: Archive, weights: Survey, options: OpenOptions, fidelity: Fidelity
-) -> tuple[Any, dict[str, Any]]:
+) -> Any:
     custom, unknown = collect(references(archive.config), options)
     blocking = [reference for reference in unknown if not _dispensable(reference, options)]
     if blocking:
@@ -132,7 +132,7 @@ def _load(
             skipped = _compile(named, model, compiled, custom, fidelity)
         if skipped and has_loss_scaling(model) and not weights.under(_INNER):
             _without_loss_scaling(named, model, fidelity)
-    return model, custom
+    return model
 
 
 def _dispensable(reference: Reference, options: OpenOptions) -> bool:

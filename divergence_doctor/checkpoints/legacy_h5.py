@@ -81,11 +81,11 @@ class LegacyH5(Checkpoint):
             if options.model is None:
                 check_config(path, [config, training], trust=options.trust)
                 check_sizes(path, config, weights.stored)
-                model, custom = _load(path, config, training, options, fidelity)
+                model = _load(path, config, training, options, fidelity)
             else:
-                model, custom = _fill(path, options.model, fidelity), {}
+                model = _fill(path, options.model, fidelity)
             fidelity.optimizer_state = _restore_optimizer(path, model, fidelity)
-            settle(path, model, options, fidelity, custom=custom)
+            settle(path, model, options, fidelity)
         return Opened(
             model=model,
             fidelity=fidelity.report(model),
@@ -141,7 +141,7 @@ def _load(
     training: dict[str, Any],
     options: OpenOptions,
     fidelity: Fidelity,
-) -> tuple[Any, dict[str, Any]]:
+) -> Any:
     named = [*references([config, training])]
     names, aliases = _compiled_names(training)
     custom, unknown = collect([*named, *names], options)
@@ -157,7 +157,7 @@ def _load(
             file, custom_objects=custom, compile=bool(training), safe_mode=not options.trust
         )
     heed(said, fidelity)
-    return model, custom
+    return model
 
 
 def _compiled_names(training: Mapping[str, Any]) -> tuple[list[Reference], dict[str, Any]]:

@@ -20,7 +20,7 @@ def op_callback(callback: Callable[..., None]) -> Iterator[None]:
     """Call ``callback(op_type, inputs, attrs, outputs, op_name=None, graph=None)`` per eager op.
 
     ``outputs`` is the list that the tape records: assigning into it replaces the op's result for
-    everything downstream. Ops that the callback itself runs do not call it again.
+    everything downstream. Ops that the callback itself runs call it again: it must let them pass.
     """
     from tensorflow.python.framework import op_callbacks
 

@@ -19,6 +19,7 @@ import numpy as np
 from divergence_doctor.replay import _seams as seams
 from divergence_doctor.replay.engine import Ran, run_step
 from divergence_doctor.replay.feeding import match, tensors
+from divergence_doctor.replay.opstream import Spot
 from divergence_doctor.replay.outcome import NEVER_NEGATIVE, runaway
 from divergence_doctor.replay.state import (
     Snapshot,
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 #: off by a step does not count as mended.
 GRACE: Final = 2
 
-#: One op's result to replace: (op's place in the stream, output) -> what to make of its values.
-Patches = Mapping[tuple[int, int], tuple[str, Callable[[Any], Any]]]
+#: Results of single ops to replace: (the op's spot, output) -> what to make of its values.
+Patches = Mapping[tuple[Spot, int], Callable[[Any], Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +152,8 @@ class Bench:
             why = self._failure(step, ran, losses[-1], glance)
             if why is not None:
                 return why
-        if len(losses) > 1 and abs(losses[-1]) > 1e3 * max(abs(losses[0]), 1.0):
-            return f"stays finite, but the loss still runs away ({_course(losses)})"
         gone = runaway(losses)
-        return None if gone is None else gone[1]
+        return None if gone is None else f"finite, but {gone[1]}"
 
     @contextmanager
     def _looking(self, glance: _Glance, patches: Patches | None) -> Iterator[None]:

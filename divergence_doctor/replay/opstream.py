@@ -12,7 +12,7 @@ import json
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import numpy as np
 
@@ -45,6 +45,13 @@ class Place:
     call: int = -1
 
 
+#: The user's code object and line that ran an op, or None.
+Line: TypeAlias = "tuple[CodeType, int] | None"
+#: How an op is found again: op type, layer, call of the layer, source line, and how many alike
+#: ran there before.
+Spot = tuple[str, str, int, str, int]
+
+
 @dataclass(slots=True)
 class Op:
     """One op of the stream."""
@@ -54,7 +61,7 @@ class Op:
     outputs: tuple[int, ...]
     place: Place
     phase: str
-    line: tuple[CodeType, int] | None
+    line: Line
     derivative_of: int = -1
 
 
@@ -114,8 +121,9 @@ class OpStream:
         self.maker: dict[int, int] = {}
         self._place = place
         self._phase = phase
-        #: Results to replace in an experiment: (op, output) -> (op type, what to make of it).
-        self.patches: dict[tuple[int, int], tuple[str, Callable[[Any], Any]]] = {}
+        #: Results to replace in an experiment: (spot, output) -> what to make of it.
+        self.patches: dict[tuple[Spot, int], Callable[[Any], Any]] = {}
+        self._spots: dict[Spot, int] = {}
         self._names = names
         self._handles = handles
         self._samples = samples
@@ -145,13 +153,12 @@ class OpStream:
             return
         kind = op_type.decode() if isinstance(op_type, bytes) else op_type
         index = len(self.ops)
-        if self.patches:
-            self._patch(index, kind, outputs)
+        line, place = users_line(2), self._place()
+        if self.patches and self._derivative < 0:
+            self._patch(kind, place, line, outputs)
         ins = tuple([identity(tensor) for tensor in inputs])
         outs = tuple([identity(tensor) for tensor in outputs])
-        self.ops.append(
-            Op(kind, ins, outs, self._place(), self._phase(), users_line(2), self._derivative)
-        )
+        self.ops.append(Op(kind, ins, outs, place, self._phase(), line, self._derivative))
         for out in outs:
             self.maker[out] = index
         if ins:
@@ -356,7 +363,8 @@ class OpStream:
         number = len(self.events)
         self.events.append(event)
         if (produced or not taints) and number < _WITH_OPERANDS:
-            event.message = _check_numerics(outputs[bad[0]], kind)
+            with self.ours():
+                event.message = _check_numerics(outputs[bad[0]], kind)
             if self._derivative < 0:
                 event.operands = [
                     *self._operands(inputs, "input", element, arrays[0].shape),
@@ -404,13 +412,33 @@ class OpStream:
         first = next((t for t in taints.values() if not t.only_infinite), next(iter(taints.values())))
         return False, first.origin, first.name
 
-    def _patch(self, index: int, kind: str, outputs: list[Any]) -> None:
+    def _patch(self, kind: str, place: Place, line: Line, outputs: list[Any]) -> None:
         """Replace results on purpose; the tape records what is put here."""
+        spot = self._next_spot(self._spots, kind, place, line)
         for position in range(len(outputs)):
-            found = self.patches.get((index, position))
-            if found is not None and found[0] == kind:
-                with unrecorded():
-                    outputs[position] = found[1](outputs[position])
+            change = self.patches.get((spot, position))
+            if change is not None:
+                with self.ours(), unrecorded():
+                    outputs[position] = change(outputs[position])
+
+    @staticmethod
+    def _next_spot(counts: dict[Spot, int], kind: str, place: Place, line: Line) -> Spot:
+        group = (kind, place.layer, place.call, spell(*line) if line else "", 0)
+        number = counts.get(group, 0)
+        counts[group] = number + 1
+        return (*group[:4], number)
+
+    def spots(self) -> list[Spot | None]:
+        """Return for each op how to find it again in another run of the step.
+
+        The place in the stream alone will not do: the first run of a step may build or cache
+        something that later ones do not. Ops of derivatives have no spot.
+        """
+        counts: dict[Spot, int] = {}
+        return [
+            self._next_spot(counts, op.op_type, op.place, op.line) if op.derivative_of < 0 else None
+            for op in self.ops
+        ]
 
     def _write(self, index: int, ins: tuple[int, ...]) -> None:
         if not ins or ins[0] not in self._handles:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 #: A loss this many times its first value, and still rising, runs away: ten steps at x2 a step.
 RUNAWAY: Final = 1e3
+#: Losses below this are as good as zero: rising from there to an ordinary value is no runaway.
+SMALL: Final = 1e-3
 #: A loss that rose this much and then stands still on a dead output has collapsed.
 COLLAPSED: Final = 1e2
 #: A loss that rose this much and neither falls nor runs away leaves the question open.
@@ -43,20 +45,27 @@ NEVER_NEGATIVE: Final = frozenset(
 def runaway(losses: Sequence[float]) -> tuple[int, str] | None:
     """Return (step, why) when finite losses run away or collapse, else None.
 
+    A loss runs away when it ends far above where it began and is not on its way back; a catapult
+    that recovers falls again. It has collapsed when it rose and then stands still to the last bit.
+
     Args:
         losses: loss of each step, all finite.
     """
-    if len(losses) < 3:
+    if len(losses) < 2:
         return None
     first, last = abs(losses[0]), abs(losses[-1])
-    floor = max(first, 1e-6)
+    floor = max(first, SMALL)
     peak = max(abs(loss) for loss in losses)
-    rising = all(abs(b) > abs(a) for a, b in zip(losses[-3:-1], losses[-2:], strict=True))
     start = next((i for i, loss in enumerate(losses) if abs(loss) > UNDECIDED * floor), len(losses) - 1)
-    if last > RUNAWAY * floor and rising:
+    tail = [abs(loss) for loss in losses[-4:]]
+    recovering = len(tail) == 4 and all(b < a for a, b in zip(tail, tail[1:], strict=False))
+    if last > RUNAWAY * floor and not recovering:
         growth = (last / floor) ** (1 / (len(losses) - 1))
-        return start, f"the loss runs away: x{growth:.3g} a step, {losses[0]:.4g} to {losses[-1]:.4g}"
-    stuck = len(set(losses[-3:])) == 1
+        return start, (
+            f"the loss runs away: {losses[0]:.4g} to {losses[-1]:.4g} in {len(losses)} steps, "
+            f"x{growth:.3g} a step"
+        )
+    stuck = len(losses) > 3 and len(set(losses[-3:])) == 1
     if peak > COLLAPSED * floor and stuck:
         return start, f"the loss rose to {peak:.4g} and the output collapsed to a constant"
     return None
@@ -99,7 +108,7 @@ class Judge:
         if failed is not None:
             return {"outcome": "diverged", "failing_step": failed[0], "outcome_because": failed[1]}
         losses = [row["loss"] for row in steps]
-        rose = len(losses) > 1 and abs(losses[-1]) > UNDECIDED * max(abs(losses[0]), 1e-6)
+        rose = len(losses) > 1 and abs(losses[-1]) > UNDECIDED * max(abs(losses[0]), SMALL)
         if rose and not steps[-1]["skipped"]:
             return {
                 "outcome": "inconclusive",

@@ -181,31 +181,33 @@ def travel(
     if trace.outcome == "healthy":
         return "harmless"
     first = primary(trace)
-    if first is not None and _from(first, names, origins):
+    if first is not None and first["origin"] in origins and first["origin_name"] in names:
         return "primary"
-    own = [row for row in trace.table("events").rows() if _from(row, names, origins)]
-    if any(row["reaches"] for row in own):
+    own = _own(trace, names, origins)
+    if np.any(own["reaches"] != ""):
         return "reached"
-    if own:
+    if len(own):
         return "stopped"
     if first is None:
         return "unseen"
     return "other-producer" if first["produced"] else "carried"
 
 
-def _from(row: Mapping[str, Any], names: Collection[str], origins: Collection[str]) -> bool:
-    return row["origin"] in origins and row["origin_name"] in names
+def _own(trace: Trace, names: Collection[str], origins: Collection[str]) -> Table:
+    """Return the events whose bad values came from some arrays or variables."""
+    events = trace.table("events")
+    pairs = zip(events["origin"], events["origin_name"], strict=True)
+    mask = [origin in origins and name in names for origin, name in pairs]
+    return events.where(np.asarray(mask, dtype=bool))
 
 
 def entered(trace: Trace, names: Collection[str]) -> str:
     """Return where the bad values of some arrays entered the model, in words; empty if unseen."""
-    for row in trace.table("events").rows():
-        if _from(row, names, ("batch",)):
-            layer = (
-                f" in layer '{row['layer']}'" if row["layer"] else f" in the {row['phase']} phase"
-            )
-            return f"{row['op_type']}{layer}"
-    return ""
+    own = _own(trace, names, ("batch",))
+    if not len(own):
+        return ""
+    op, layer, phase = (str(own[column][0]) for column in ("op_type", "layer", "phase"))
+    return f"{op} in layer '{layer}'" if layer else f"{op} in the {phase} phase"
 
 
 def place(trace: Trace) -> Site:

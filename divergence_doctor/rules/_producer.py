@@ -270,10 +270,25 @@ def read(trace: Trace, row: dict[str, Any]) -> Producer:
         samples=tuple(int(sample) for sample in json.loads(row["samples"] or "[]")),
         batch_size=_batch_size(trace, steps),
         loss_finite=bool(len(steps) and steps["loss_finite"][0]),
-        operands=tuple(
-            _operand(operand) for operand in trace.table("operands").select(step=step, op=op).rows()
-        ),
+        operands=tuple(_operand(operand) for operand in _operands(trace, row).rows()),
     )
+
+
+def _operands(trace: Trace, row: dict[str, Any]) -> Table:
+    """Return the tensors recorded around an event.
+
+    A derivative is several ops, and what went into the forward op is recorded with the first of
+    them that made a bad value; that need not be the one whose bad value mattered.
+    """
+    recorded = trace.table("operands").select(step=row["step"])
+    own = recorded.select(op=row["op"])
+    if len(own) or not row["derivative"]:
+        return own
+    same = ("step", "op_type", "layer", "call", "source", "derivative")
+    siblings = trace.table("events").select(**{key: row[key] for key in same})
+    known = sorted(set(siblings["op"].tolist()) & set(recorded["op"].tolist()))
+    before = [op for op in known if op < row["op"]]
+    return recorded.select(op=before[-1]) if before else own
 
 
 def _operand(row: dict[str, Any]) -> Operand:

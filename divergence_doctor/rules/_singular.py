@@ -138,6 +138,10 @@ class Singularity:
     value: float
 
 
+#: Such an op with a bad derivative, and its operands not on record.
+_UNSEEN: Final = Singularity("an unrecorded input", "its slope is not bounded", math.nan)
+
+
 def derivative_singularity(producer: Producer) -> Singularity | None:
     """Return where the derivative of an op is not finite, if its operands stand there.
 
@@ -151,16 +155,16 @@ def derivative_singularity(producer: Producer) -> Singularity | None:
     op_type = producer.op_type
     for kinds, look in _LOOKS:
         if op_type in kinds:
-            return look(producer)
+            return look(producer) if producer.all("input") else _UNSEEN
     return None
 
 
 def _root(producer: Producer) -> Singularity | None:
     operand = producer.input(0)
     if operand is None:
-        return Singularity("0", "1 / (2 sqrt(x)) is infinite there", math.nan)
+        return None
     value = operand.nearest(0.0)
-    if abs(value) > _ROOT_SMALL:
+    if not abs(value) <= _ROOT_SMALL:
         return None
     return Singularity(_zero(value), "1 / (2 sqrt(x)) has no finite value there", value)
 
@@ -217,7 +221,7 @@ def _overflowed(producer: Producer) -> Singularity | None:
     operand = producer.input(0)
     spilt = any(output.nonfinite for output in producer.all("output"))
     if operand is None:
-        return Singularity("an overflow", "its value is infinite", math.nan) if spilt else None
+        return None
     value = operand.largest()
     if not spilt and not value > exponent_limit(producer.op_type, operand.dtype):
         return None

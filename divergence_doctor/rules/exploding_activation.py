@@ -80,10 +80,13 @@ class ExplodingActivation(Rule):
         producer = forward_fault(trace)
         if producer is None or not _overflowed(producer):
             return None
-        growth = activation_growth(trace, producer.step)
-        weights = gains(trace, producer.step)
+        first = activation_growth(trace, 0) if producer.step > 0 else None
+        growth = first or activation_growth(trace, producer.step)
+        weights = gains(trace, 0 if first is not None else producer.step)
         if growth is not None:
-            confidence, how = self.GROWN, f"grow {growth}, starting at layer {growth.names[0]!r}"
+            already = f" already in step {growth.step}" if growth.step < producer.step else ""
+            how = f"grow {growth}{already}, starting at layer {growth.names[0]!r}"
+            confidence = self.GROWN
             layers = growth.layers
         elif producer.phase == "forward" and producer.call >= self.CALLS:
             confidence, layers = self.LATE_CALL, (producer.layer,)

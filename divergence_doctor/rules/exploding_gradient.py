@@ -74,6 +74,9 @@ class ExplodingGradient(Rule):
     NO_GROWTH: ClassVar[float] = 0.45
     #: The learning rate is not ordinary, or half precision is the first suspect.
     DOUBTFUL: ClassVar[float] = 0.45
+    #: sqrt of float32's largest: beyond it the norm to clip by is itself infinite, and clipping
+    #: gives 0 * inf.
+    CLIPPABLE: ClassVar[float] = 1.8e19
     #: Norms to clip at, the customary ones (Pascanu et al. 2013 and Keras' examples).
     NORMS: ClassVar[tuple[float, ...]] = (5.0, 1.0)
 
@@ -93,11 +96,13 @@ class ExplodingGradient(Rule):
             return None
         if producer.op_type in _OWN_RULES:
             return None
-        growth = gradient_growth(trace, producer.step)
+        first = gradient_growth(trace, 0) if producer.step > 0 else None
+        growth = first or gradient_growth(trace, producer.step)
         if growth is None and ran_away(trace):
             return None
+        already = f" in step {growth.step}" if growth and growth.step < producer.step else ""
         how = (
-            f"grow {growth} on the way back and overflow"
+            f"grow {growth} on the way back{already} and overflow"
             if growth is not None
             else "overflow on the way back"
         )
@@ -151,13 +156,13 @@ class ExplodingGradient(Rule):
         )
 
     def _proofs(self, trace: Trace, growth: Growth | None) -> tuple[Proof, ...]:
-        clipped = Proof("clip-gradients", {"norms": list(self.NORMS)})
-        if growth is None:
-            return (clipped,)
-        return (
-            Proof("rescale-weights", {"layers": weighted(growth.layers, gains(trace, 0))}),
-            clipped,
-        )
+        found = []
+        if growth is not None:
+            layers = weighted(growth.layers, gains(trace, 0))
+            found.append(Proof("rescale-weights", {"layers": layers}))
+        if growth is None or growth.values[-1] < self.CLIPPABLE:
+            found.append(Proof("clip-gradients", {"norms": list(self.NORMS)}))
+        return tuple(found)
 
     @classmethod
     def fires_on(cls) -> tuple[Example, ...]:

@@ -74,6 +74,8 @@ class GradientSingularity(Rule):
     #: The bad value was handed on by further ops before it was put right: an overflow by hand
     #: (softplus, mish) fits as well.
     HANDED_ON: ClassVar[float] = 0.55
+    #: An op with an unbounded slope, and its operands not on record.
+    UNSEEN: ClassVar[float] = 0.7
     #: In half precision the 0 may have been an epsilon: the precision is a suspect.
     LOW_PRECISION: ClassVar[float] = 0.7
 
@@ -103,6 +105,8 @@ class GradientSingularity(Rule):
             f"behind {value}{tail}{producer.whom}."
         )
         confidence = self.MATRIX if point.at == "this matrix" else self.SEEN
+        if not producer.operands:
+            confidence = self.UNSEEN
         if any(operand.low_precision for operand in producer.all("input")):
             confidence = min(confidence, self.LOW_PRECISION)
         return self._finding(

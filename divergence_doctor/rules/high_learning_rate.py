@@ -122,8 +122,14 @@ class HighLearningRate(Rule):
             site=Site(at.step, at.layer, at.op, at.source, found.variable or None),
             evidence=_evidence(found),
             remedies=_remedies(found),
-            proofs=(Proof("lower-rate", {"factors": list(self.FACTORS)}),),
+            proofs=(Proof("lower-rate", {"factors": self._factors(found)}),),
         )
+
+    def _factors(self, found: Pace) -> list[int | float]:
+        """Return the divisors to try; for an absurd rate also the one that makes it sane."""
+        factors: list[int | float] = list(self.FACTORS)
+        decades = math.ceil(math.log10(found.excess)) if found.excess > 0 else 0
+        return factors if 10**decades <= factors[-1] else [*factors, 10.0**decades]
 
     @classmethod
     def fires_on(cls) -> tuple[Example, ...]:

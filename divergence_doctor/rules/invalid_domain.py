@@ -165,7 +165,7 @@ class InvalidDomain(Rule):
         op, layer = step["raised_op"], step["raised_layer"]
         where = f" in layer {layer!r}" if layer else ""
         at = f" at {step['raised_source']}" if step["raised_source"] else ""
-        said = str(step["raised"]).strip().splitlines()[0][:200].rstrip(".")
+        said = _essence(str(step["raised"]))
         return Finding(
             cause=self.id,
             summary=f"{op or 'The step'}{where}{at} raised: {said}.",
@@ -248,6 +248,15 @@ def _fix(op_type: str) -> tuple[str, ...]:
             f"`tf.math.{op_type.lower()}(tf.clip_by_value(x, -1 + 1e-6, 1 - 1e-6))`."
         ),
     )
+
+
+def _essence(message: str) -> str:
+    """Return the sentence of an exception that says what was wrong, without its wrapping."""
+    found = _MATRIX_MESSAGE.search(message)
+    if found is None:
+        return message.strip().partition("\n")[0][:200].rstrip(".")
+    start = max(message.rfind(end, 0, found.start()) + len(end) for end in ("}} ", ". ", "\n"))
+    return message[start:].partition(".")[0].strip()[:200]
 
 
 def _raised_step(trace: Trace) -> dict[str, Any] | None:

@@ -29,8 +29,8 @@ def summarize(array: NDArray[Any]) -> dict[str, Any]:
     Returns:
         Counts (int): ``size``, ``nan``, ``posinf``, ``neginf``, ``zero`` of either sign,
         ``subnormal`` by the tensor's own dtype, ``negative`` among the finite.
-        Of the finite elements (float): ``min``, ``max``, ``mean``, ``std`` (population), ``absmax``,
-        all NaN when there is none, and ``l2``, then 0.
+        Of the finite elements (float): ``min``, ``max``, ``mean``, ``std`` (population) and
+        ``absmax``, all NaN when there is none, and ``l2``, which is 0 then.
         ``exponents`` (uint32 array, see :mod:`divergence_doctor.stats.exponents`). Further files in
         the folder add further columns.
 

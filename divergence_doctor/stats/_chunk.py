@@ -59,7 +59,8 @@ class NumberFormat:
             raw = raw.view(self.real)
         if self.tabulated and raw.size >= _TABLE_PAYS:
             native = raw.astype(self.real.newbyteorder("="), copy=False)
-            return _widened(native.dtype)[native.view(f"u{native.itemsize}")]
+            widened: NDArray[Any] = _widened(native.dtype)[native.view(f"u{native.itemsize}")]
+            return widened
         # The cast of a signalling NaN raises the invalid flag; such are counted, not warned of.
         with np.errstate(all="ignore"):
             return raw.astype(self.wide, copy=False)
@@ -75,7 +76,10 @@ def number_format(dtype: np.dtype[Any]) -> NumberFormat:
     real = np.empty(0, dtype).real.dtype if dtype.kind == "c" else dtype
     small = is_ml_dtype(real)
     if not small and (real.kind not in "biuf" or real.itemsize > np.dtype(np.float64).itemsize):
-        raise not_numbers(dtype)
+        raise TypeError(
+            f"no statistics of dtype {dtype}: it is no boolean, integer, float or complex dtype of "
+            "at most 64 bits a number"
+        )
     single = small or real.itemsize <= np.dtype(np.int16).itemsize or real.str[1:] == "f4"
     wide = np.finfo(np.float32 if single else np.float64)
     bits = np.dtype(np.uint32 if single else np.uint64)
@@ -89,14 +93,6 @@ def number_format(dtype: np.dtype[Any]) -> NumberFormat:
         bias=bias,
         tabulated=real.name == "float16" or real.name.startswith("float8_"),
         first_normal=max(_min_exponent(real) + bias, 0) if _is_float(real) else 1,
-    )
-
-
-def not_numbers(dtype: np.dtype[Any]) -> TypeError:
-    """Return the error that tells what a tensor may hold."""
-    return TypeError(
-        f"no statistics of dtype {dtype}: it is no boolean, integer, float or complex dtype of at "
-        "most 64 bits a number"
     )
 
 
@@ -225,7 +221,8 @@ def _binades(values: NDArray[Any], form: NumberFormat) -> NDArray[Any]:
         exponents = scratch(np.uint32, values.size)
         np.right_shift(bits, form.fraction_bits, out=exponents)
         np.copyto(places, exponents)
-    return np.bincount(places, minlength=4 * (form.bias + 1)).reshape(2, -1)
+    counts: NDArray[Any] = np.bincount(places, minlength=4 * (form.bias + 1))
+    return counts.reshape(2, -1)
 
 
 def chunks(array: NDArray[Any], form: NumberFormat) -> Iterator[Chunk]:
@@ -242,7 +239,10 @@ def _pieces(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
         for start in range(0, flat.size, CHUNK_SIZE):
             yield flat[start : start + CHUNK_SIZE]
     else:
-        buffered: Any = ["external_loop", "buffered", "zerosize_ok"]
-        for piece in np.nditer(array, flags=buffered, order="K", buffersize=CHUNK_SIZE):
-            if piece.size:
-                yield piece
+        pieces: Any = np.nditer(
+            array,
+            flags=["external_loop", "buffered", "zerosize_ok"],
+            order="K",
+            buffersize=CHUNK_SIZE,
+        )
+        yield from (piece for piece in pieces if piece.size)

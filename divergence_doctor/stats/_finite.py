@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from divergence_doctor.stats._chunk import is_ml_dtype, not_numbers
+from divergence_doctor.stats._chunk import is_ml_dtype, number_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +36,7 @@ def all_finite(array: NDArray[Any]) -> bool:
 @cache
 def _test(dtype: np.dtype[Any]) -> Callable[[NDArray[Any]], bool]:
     """Return the quickest test for a dtype."""
+    number_format(dtype)  # refuses what holds no numbers
     if dtype.kind in "fc" and not is_ml_dtype(dtype) and dtype != np.float16:
         return _by_norm
     if dtype.kind in "biu":
@@ -43,8 +44,6 @@ def _test(dtype: np.dtype[Any]) -> Callable[[NDArray[Any]], bool]:
     if dtype.name in _FIRST_BAD:
         first_bad = _FIRST_BAD[dtype.name]
         return lambda array: _by_pattern(array, first_bad)
-    if not is_ml_dtype(dtype):
-        raise not_numbers(dtype)
     patterns = np.arange(256, dtype=np.uint8).view(dtype)
     finite = np.isfinite(patterns.astype(np.float32))
     return lambda array: bool(finite[array.view(np.uint8)].all())

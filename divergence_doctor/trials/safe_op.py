@@ -15,7 +15,7 @@ from divergence_doctor.trials._trial import Outcome, Trial
 
 if TYPE_CHECKING:
     from divergence_doctor.replay.bench import Bench
-    from divergence_doctor.replay.opstream import Op, OpStream
+    from divergence_doctor.replay.opstream import Op, OpStream, Spot
 
 #: How far from the singular point a value is moved, by the dtype's resolution: far enough that the
 #: derivative (1/x, 1/(2 sqrt x)) is an ordinary number.
@@ -141,15 +141,17 @@ class SafeOp(Trial):
 
 def _at_the_makers(
     sites: list[Op], kind: str, stream: OpStream
-) -> dict[tuple[int, int], tuple[str, Callable[[Any], Any]]]:
-    """Return what to replace, at the ops that make the dangerous inputs; else the results."""
+) -> dict[tuple[Spot, int], Callable[[Any], Any]]:
+    """Return what to replace, at the ops that make the dangerous inputs."""
     if kind not in DOMAINS:
         return {}
     position, safe = DOMAINS[kind]
-    patches: dict[tuple[int, int], tuple[str, Callable[[Any], Any]]] = {}
+    patches: dict[tuple[Spot, int], Callable[[Any], Any]] = {}
+    spots = stream.spots()
     for op in sites:
         key = op.inputs[position] if position < len(op.inputs) else -1
         made = stream.output_of(key)
-        if made is not None:
-            patches[made] = (stream.ops[made[0]].op_type, safe)
+        spot = spots[made[0]] if made is not None else None
+        if made is not None and spot is not None:
+            patches[spot, made[1]] = safe
     return patches

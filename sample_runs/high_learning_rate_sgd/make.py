@@ -27,8 +27,8 @@ def build() -> keras.Model:
     return keras.Sequential(
         [
             keras.Input((FEATURES,), name="weather"),
-            keras.layers.Dense(32, activation="relu", name="hidden_1"),
-            keras.layers.Dense(16, activation="relu", name="hidden_2"),
+            keras.layers.Dense(64, activation="elu", name="hidden_1"),
+            keras.layers.Dense(64, activation="elu", name="hidden_2"),
             keras.layers.Dense(1, name="demand"),
         ],
         name="demand_forecast",
@@ -40,8 +40,8 @@ def main() -> None:
     tf.config.experimental.enable_op_determinism()
     rng = np.random.default_rng(14)
     model = build()
-    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse")
-    model.fit(*observe(512, rng), batch_size=32, epochs=2, verbose=2)
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    model.fit(*observe(512, rng), batch_size=32, epochs=4, verbose=2)
     # The mistake: a sweep over learning rates that begins at 1.0.
     model.optimizer.learning_rate = 1.0
     weather, demand = observe(32, rng)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -75,8 +76,7 @@ def finding(**fields: Any) -> Finding:
                 Evidence("the loss after it", math.nan, "/steps[1]/loss"),
             ),
             "remedies": (
-                "Keep the argument away from zero: `tf.math.log(tf.maximum(p, 1e-7))`. "
-                "An epsilon inside `sqrt` does not help here.",
+                "Keep the argument away from zero: `tf.math.log(tf.maximum(p, 1e-7))`. Not `sqrt`.",
                 "Or let Keras do it: `keras.losses.BinaryCrossentropy(from_logits=True)`",
             ),
             "proofs": (Proof("clip-input", {"op": "Log"}), Proof("lower-rate", {"by": 10})),
@@ -167,9 +167,10 @@ def diverged_trace(**fields: Any) -> Trace:
     p[3] = p[5] = 0.0
     log = np.log(np.maximum(p, 1e-300))
     log[3] = log[5] = -math.inf
+    last = "decoder/dense_2"
     event = SyntheticEvent(
         "Log",
-        layer="decoder/dense_2",
+        layer=last,
         source="losses.py:41",
         samples=(3, 5),
         inputs=(p,),
@@ -195,26 +196,23 @@ def diverged_trace(**fields: Any) -> Trace:
     )
     return with_rows(
         trace,
-        ("chain", _link(1, "op", "Sigmoid", "decoder/dense_2", 0.0, p)),
-        ("chain", _link(2, "variable", "decoder/dense_2/kernel", "decoder/dense_2", -210.0, p)),
-        ("chain", _link(3, "batch", "x", "", -1.0, x)),
+        (
+            "chain",
+            _link(
+                p, link=1, what="op", name="Sigmoid", layer=last, source="model.py:12", value=0.0
+            ),
+        ),
+        (
+            "chain",
+            _link(p, link=2, what="variable", name=f"{last}/kernel", layer=last, value=-210.0),
+        ),
+        ("chain", _link(x, link=3, what="batch", name="x", value=-1.0)),
         ("sample_losses", {"step": 1, "name": "my_loss", "sample": 3, "value": math.inf}),
     )
 
 
-def _link(link: int, what: str, name: str, layer: str, value: float, values: Any) -> dict[str, Any]:
-    return {
-        "step": 1,
-        "op": 0,
-        "link": link,
-        "what": what,
-        "name": name,
-        "layer": layer,
-        "phase": "forward",
-        "source": "model.py:12" if what == "op" else "",
-        "value": value,
-        **tensor(values),
-    }
+def _link(values: Any, **columns: Any) -> dict[str, Any]:
+    return {"step": 1, "op": 0, "phase": "forward", **columns, **tensor(values)}
 
 
 def diagnosed(trace: Trace, **fields: Any) -> Diagnosis:
@@ -228,6 +226,14 @@ def diagnosed(trace: Trace, **fields: Any) -> Diagnosis:
             FixedSymptom(symptom),
             NeedyRule(finding(cause="bad-sample-weight")),
         ),
+    )
+
+
+@pytest.fixture(scope="session")
+def runs() -> SimpleNamespace:
+    """What the tests make further runs from."""
+    return SimpleNamespace(
+        diverged_trace=diverged_trace, diagnosed=diagnosed, hostile_name=HOSTILE, context=CONTEXT
     )
 
 
@@ -284,7 +290,7 @@ def hostile() -> tuple[Trace, Diagnosis]:
             trials=trials,
             context={key: value for key, value in context.items() if key != "outcome_because"},
         ),
-        ("chain", {**_link(1, name, name, name, 0.0, [0.0]), "op": 0, "source": name}),
+        ("chain", _link([0.0], link=1, what=name, name=name, layer=name, source=name)),
         (
             "cells",
             {"batch": 0, "name": name, "sample": 0, "index": "0,0", "value": math.nan},

@@ -1,0 +1,93 @@
+"""report.json: strict, deterministic, and every key of the contract is always there."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from divergence_doctor.reporters import document
+from divergence_doctor.reporters.json import Json
+
+TOP_KEYS = {
+    *("schema", "outcome", "diagnosis", "contributing", "findings", "ruled_out"),
+    *("fidelity", "run"),
+}
+CAUSE_KEYS = {
+    *("cause", "code", "confidence", "confirmed", "stage", "step", "layer", "op", "source"),
+    *("samples", "summary", "evidence", "remedies", "trials"),
+}
+FIDELITY_KEYS = {"optimizer_state", "random_state", "execution", "notes"}
+
+
+def load(run):
+    def refuse(token):
+        raise AssertionError(f"{token} is no JSON")
+
+    return json.loads(Json().render(document(*run)), parse_constant=refuse)
+
+
+@pytest.mark.parametrize("name", ["diverged", "healthy", "empty", "hostile"])
+def test_every_key_of_the_contract_is_there(name, request):
+    report = load(request.getfixturevalue(name))
+    assert set(report) == TOP_KEYS
+    assert report["schema"] == "divergence-doctor/report/1"
+    assert set(report["fidelity"]) == FIDELITY_KEYS
+    assert set(report["fidelity"]["execution"]) == {"reference", "as_trained"}
+    assert {"versions", "device", "dtype_policy", "optimizer", "step", "timings"} <= set(
+        report["run"]
+    )
+    for cause in [*filter(None, [report["diagnosis"]]), *report["contributing"]]:
+        assert set(cause) == CAUSE_KEYS
+    for cause in report["findings"]:
+        assert set(cause) == CAUSE_KEYS | {"symptom", "explained_by"}
+
+
+def test_the_diagnosis_says_cause_place_samples_and_proof(diverged):
+    cause = load(diverged)["diagnosis"]
+    assert (cause["cause"], cause["code"], cause["confirmed"]) == ("log-of-zero", "DD201", True)
+    assert (cause["stage"], cause["step"], cause["op"]) == ("loss", 1, "Log")
+    assert (cause["layer"], cause["source"]) == ("decoder/dense_2", "losses.py:41")
+    assert cause["samples"] == [3, 5]
+    assert cause["confidence"] == 0.97
+    assert [(t["name"], t["outcome"]) for t in cause["trials"]] == [
+        ("control", "still-fails"),
+        ("clip-input", "finite"),
+    ]
+
+
+def test_figures_that_are_not_finite_are_strings(diverged):
+    values = [item["value"] for item in load(diverged)["diagnosis"]["evidence"]]
+    assert values == [2, 0.0, "-inf", "nan"]
+
+
+def test_a_healthy_run_has_no_diagnosis(healthy):
+    report = load(healthy)
+    assert report["outcome"] == "healthy"
+    assert report["diagnosis"] is None
+    assert report["contributing"] == []
+
+
+def test_a_symptom_names_the_cause_that_explains_it(diverged):
+    by_cause = {item["cause"]: item for item in load(diverged)["findings"]}
+    assert by_cause["dead-units"]["symptom"] is True
+    assert by_cause["dead-units"]["explained_by"] == "log-of-zero"
+    assert by_cause["log-of-zero"]["symptom"] is False
+
+
+def test_a_rule_that_could_not_look_is_ruled_out_with_its_reason(diverged):
+    assert load(diverged)["ruled_out"] == [
+        {"cause": "bad-sample-weight", "because": "not examined: the trace holds no slots"}
+    ]
+
+
+def test_a_trace_that_does_not_tell_its_fidelity_says_so(empty):
+    fidelity = load(empty)["fidelity"]
+    assert fidelity["notes"] == ["The trace does not say how true the replay is to the run."]
+
+
+def test_the_same_trace_gives_the_same_text_in_ascii(hostile):
+    first, second = (Json().render(document(*hostile)) for _ in range(2))
+    assert first == second
+    assert first.isascii()
+    assert "\\u202e" not in first.replace("\\\\u202e", "")

@@ -1,0 +1,122 @@
+"""report.md: the verdict first, within GitHub's limit, and nothing live in it from the input."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from markdown_it import MarkdownIt
+
+from divergence_doctor.diagnosis import diagnose
+from divergence_doctor.reporters import document
+from divergence_doctor.reporters.markdown import Markdown, code, fenced, prose
+from divergence_doctor.trace.synthetic import training_trace
+
+
+def inline_tokens(text):
+    for token in MarkdownIt("commonmark").enable("table").parse(text):
+        yield token
+        yield from token.children or ()
+
+
+def test_the_verdict_and_the_sentence_stand_in_the_first_five_lines(diverged):
+    first = "\n".join(Markdown().render(document(*diverged)).splitlines()[:5])
+    assert first == (
+        "## ❌ `log-of-zero`: confirmed, 97% sure (DD201)\n"
+        "\n"
+        "`Log` in the loss was given 2 zeros (samples 3 and 5) and made -Inf.\n"
+        "\n"
+        "stage loss · step 1 · layer `decoder/dense_2` · op `Log` · line `losses.py:41` "
+        "· samples 3, 5"
+    )
+
+
+def test_the_proof_begins_with_the_control_and_the_change_that_mended_it(diverged):
+    text = Markdown().render(document(*diverged))
+    rows = re.findall(r"^\| (.*?) \| (.*?) \|", text.split("### Proof")[1], re.MULTILINE)[2:5]
+    assert rows == [
+        ("nothing (control)", "still fails"),
+        ("the input of Log kept above 1e-7", "**failure gone**"),
+        ("the learning rate divided by 10", "still fails"),
+    ]
+
+
+def test_the_code_to_paste_stands_in_python_fences(diverged):
+    text = Markdown().render(document(*diverged))
+    assert "```python\ntf.math.log(tf.maximum(p, 1e-7))\n```" in text
+    assert "```python\nkeras.losses.BinaryCrossentropy(from_logits=True)\n```" in text
+
+
+def test_what_reached_nothing_is_told_and_not_blamed(diverged):
+    harmless = Markdown().render(document(*diverged)).split("### Not finite, but harmless")[1]
+    assert "| `Softmax` | `attention` | forward |" in harmless.split("###")[0]
+
+
+def test_five_thousand_layers_stay_below_the_limit_and_the_cut_is_announced():
+    trace = training_trace(losses=(1.0,), layers=[f"block_{i}/dense" for i in range(5_000)])
+    told = document(trace, diagnose(trace, rules=()))
+    text = Markdown().render(told)
+    assert len(text) <= 60_000
+    assert len(text) > 50_000
+    match = re.search(r"\*\*Cut for length:\*\* ([\d,]+) more of 5,000 layers left out", text)
+    assert match is not None
+    assert text.count("<details>") == text.count("</details>")
+    assert len(Markdown(limit=3_000).render(told)) <= 3_000
+
+
+def test_a_main_part_that_is_too_long_is_cut_between_blocks_and_announced(diverged):
+    text = Markdown(limit=3_000).render(document(*diverged))
+    assert len(text) <= 3_000
+    assert "**Cut for length:** the rest of this part is in `report.html`." in text
+
+
+@pytest.mark.parametrize("name", ["hostile", "diverged"])
+def test_nothing_from_the_input_is_live(name, request):
+    text = Markdown().render(document(*request.getfixturevalue(name)))
+    assert len(text) <= 60_000
+    for token in inline_tokens(text):
+        assert token.type != "link_open"
+        if token.type in {"html_inline", "html_block"}:
+            assert re.fullmatch(
+                r"(<details><summary>[\w ,']+</summary>|</details>)\s*", token.content
+            )
+        if token.type == "image":
+            assert re.fullmatch(r"figures/[a-z-]+\.png", token.attrs["src"])
+        if token.type == "text":
+            assert not re.search(r"[@#<>$]|://|www\.|\x1b|\u202e", token.content), token.content
+
+
+def test_a_hostile_name_breaks_no_table(hostile):
+    text = Markdown().render(document(*hostile))
+    tables, width = 0, None
+    for line in text.splitlines():
+        if not line.startswith("| "):
+            width = None
+            continue
+        cells = len(re.split(r"(?<!\\)\|", line)) - 2
+        tables += width is None
+        width = width or cells
+        assert cells == width, line
+    assert tables >= 8
+
+
+def test_every_fence_is_closed_whatever_stands_in_it():
+    assert code("a`b") == "``a`b``"
+    assert code("``` x") == "```` ``` x ````"
+    assert code("") == "—"
+    assert fenced("```\nx\n````") == "`````\n```\nx\n````\n`````"
+
+
+def test_prose_puts_what_could_become_markup_into_code_spans():
+    assert prose("ask @everyone in #12, now") == "ask `@everyone` in `#12`, now"
+    assert prose("see (http://a.b/c).") == "see (`http://a.b/c`)."
+    assert prose("Adam(learning_rate=*)") == "`Adam(learning_rate=*)`"
+    assert prose("layer dense_2/kernel holds 3 NaN") == "layer dense_2/kernel holds 3 NaN"
+    assert prose("- 1. item") == "\\- 1. item"
+    assert prose("1. item") == "1\u200d. item"
+    assert prose("__init__ fixed 0123abc") == "`__init__` fixed `0123abc`"
+    assert prose("use `a | b` here") == "use `a | b` here"
+
+
+def test_the_same_trace_gives_the_same_text(diverged):
+    assert Markdown().render(document(*diverged)) == Markdown().render(document(*diverged))
