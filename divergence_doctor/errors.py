@@ -15,7 +15,11 @@ Every one names the thing and what happened (``message``), the reason (``why``) 
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from traceback import FrameSummary
 
 
 class DoctorError(Exception):
@@ -86,3 +90,14 @@ BY_NAME: Final[dict[str, type[DoctorError]]] = {
         LimitError,
     )
 }
+
+
+def describe_bug(error: Exception, frames: Sequence[FrameSummary]) -> str:
+    """Return what to tell of an error that nobody expected: what, where, and what to do."""
+    last = frames[-1] if frames else None
+    where = f"{last.filename.rpartition('/')[2]}:{last.lineno} in {last.name}" if last else "?"
+    return (
+        f"error[bug]: {type(error).__name__}: {error}\n"
+        f"  why: a bug in the doctor ({where})\n"
+        "  fix: please report it, with this message and the output of `doctor env`"
+    )

@@ -86,12 +86,7 @@ def _compile_anew(model: Any, options: OpenOptions, fidelity: Fidelity) -> None:
         arguments["loss"] = _known_loss(options.loss, options)
         fidelity.note(f"the loss is {clean(options.loss)}, as --loss says")
     if options.optimizer is not None:
-        arguments["optimizer"] = _known_optimizer(options.optimizer, options)
-        fidelity.optimizer_state = "missing"
-        fidelity.note(
-            f"the optimizer is a fresh {clean(options.optimizer)}, as --optimizer says;"
-            " the checkpoint's slots are not used"
-        )
+        _choose_optimizer(arguments, options, fidelity)
     if arguments.get("optimizer") is None:
         arguments.pop("optimizer", None)
         if not optimizers(model):
@@ -105,6 +100,21 @@ def _compile_anew(model: Any, options: OpenOptions, fidelity: Fidelity) -> None:
             why="its compile() did not take the loss and the optimizer",
             fix="give a factory that returns the compiled model: --model MODULE_OR_FILE:FUNCTION",
         ) from error
+
+
+def _choose_optimizer(arguments: dict[str, Any], options: OpenOptions, fidelity: Fidelity) -> None:
+    """Put the named optimizer in place, unless the checkpoint's is of that kind already."""
+    name = options.optimizer or ""
+    given, held = _known_optimizer(name, options), arguments.get("optimizer")
+    if type(given) is type(getattr(held, "inner_optimizer", held)):
+        fidelity.note(f"the optimizer is the checkpoint's own {clean(name)}, with its slots")
+        return
+    arguments["optimizer"] = given
+    fidelity.optimizer_state = "missing"
+    fidelity.note(
+        f"the optimizer is a fresh {clean(name)}, as --optimizer says;"
+        " the checkpoint's slots are not used"
+    )
 
 
 def _known_loss(name: str, options: OpenOptions) -> Any:

@@ -29,6 +29,8 @@ _NAMESPACES: Final = (
     "optimizers",
     "regularizers",
 )
+#: Classes that Keras finds by itself though no public module holds them.
+_HIDDEN: Final = frozenset({"Functional"})
 #: Packages that Keras imports by itself when a config names them.
 _SIBLINGS: Final = frozenset({"keras_hub", "keras_cv", "keras_nlp"})
 #: Where the classes behind ``keras.ops`` are. A legacy .h5 names them; Keras does not find them.
@@ -123,4 +125,6 @@ def _builtin(reference: Reference) -> bool:
         return importlib.util.find_spec(package) is not None
     if reference.module not in (None, "builtins"):
         return False
-    return any(hasattr(getattr(keras, space), reference.key) for space in _NAMESPACES)
+    return reference.key in _HIDDEN or any(
+        hasattr(getattr(keras, space), reference.key) for space in _NAMESPACES
+    )

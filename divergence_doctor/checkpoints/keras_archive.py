@@ -32,6 +32,7 @@ from divergence_doctor.checkpoints._loading import (
 )
 from divergence_doctor.checkpoints._user_code import call_factory
 from divergence_doctor.checkpoints._weights import Survey, survey
+from divergence_doctor.errors import CheckpointError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,20 +120,43 @@ def _load(
         raise unknown_objects(path, blocking, options)
     import keras
 
+    compiled = _without(_compiled_with(archive), unknown)
+    nameless = bool(compiled) and not compiled.get("optimizer")
+    if nameless:
+        compiled["optimizer"] = _named_optimizer(path, options)
     with suffixed(path, ".keras") as named:
         with loading(path) as said:
             model = keras.saving.load_model(
-                named, custom_objects=custom, compile=not unknown, safe_mode=not options.trust
+                named,
+                custom_objects=custom,
+                compile=not unknown and not nameless,
+                safe_mode=not options.trust,
             )
         skipped = heed(said, fidelity)
-        if unknown:
+        if unknown or nameless:
             names = ", ".join(clean(reference.key, 60) for reference in unknown)
-            fidelity.note(f"left out, because nothing defines it: {names}")
-            compiled = _without(_compiled_with(archive), unknown)
+            if names:
+                fidelity.note(f"left out, because nothing defines it: {names}")
             skipped = _compile(named, model, compiled, custom, fidelity)
         if skipped and has_loss_scaling(model) and not weights.under(_INNER):
             _without_loss_scaling(named, model, fidelity)
     return model
+
+
+def _named_optimizer(path: Path, options: OpenOptions) -> str:
+    """Return the optimizer that the user names for an archive that names none.
+
+    ``model.save("m.h5")`` takes the optimizer out of the model's compile config; what is saved as
+    ``.keras`` after that lacks it, and Keras puts rmsprop in its place without a word.
+    """
+    if options.optimizer is None:
+        raise CheckpointError(
+            "not-compiled",
+            f"{clean(path.name)} does not say which optimizer the model was trained with",
+            why="Keras leaves it out when the same model was saved as .h5 before",
+            fix="pass --optimizer NAME, the one of the training script; its state is in the file",
+        )
+    return options.optimizer
 
 
 def _dispensable(reference: Reference, options: OpenOptions) -> bool:

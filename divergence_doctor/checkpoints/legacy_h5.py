@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import mmap
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from divergence_doctor._clean import clean
 from divergence_doctor.checkpoints._archive import MAX_DEPTH, depth
 from divergence_doctor.checkpoints._checkpoint import Checkpoint, Opened, OpenOptions
-from divergence_doctor.checkpoints._compile import build_optimizer, settle
+from divergence_doctor.checkpoints._compile import (
+    build_optimizer,
+    compile_arguments,
+    settle,
+)
 from divergence_doctor.checkpoints._config import (
     Reference,
     check_config,
@@ -142,16 +147,15 @@ def _load(
     options: OpenOptions,
     fidelity: Fidelity,
 ) -> Any:
-    named = [*references([config, training])]
+    operations = op_classes(_operation_names(config))
     names, aliases = _compiled_names(training)
-    custom, unknown = collect([*named, *names], options)
-    operations = op_classes(reference.key for reference in unknown)
+    custom, unknown = collect([*references([config, training]), *names], options)
     blocking = [reference for reference in unknown if reference.key not in operations]
     if blocking:
         raise unknown_objects(path, blocking, options)
     import keras
 
-    custom = {**aliases, **operations, **custom}
+    custom = {**aliases, **custom, **operations}
     with suffixed(path, ".h5") as file, loading(path) as said:
         model = keras.saving.load_model(
             file, custom_objects=custom, compile=bool(training), safe_mode=not options.trust
@@ -160,24 +164,52 @@ def _load(
     return model
 
 
+def _operation_names(config: Any) -> set[str]:
+    """Return which classes of the config are those behind ``keras.ops`` (``Log``, ``Add``).
+
+    Keras does not find them in such a file, or takes the layer of the same name. Unlike a layer an
+    operation is neither trainable nor not.
+    """
+    found: set[str] = set()
+    left = [config]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            inner = value.get("config")
+            if "inbound_nodes" in value and isinstance(inner, dict) and "trainable" not in inner:
+                found.add(str(value.get("class_name")))
+            left.extend(value.values())
+        elif isinstance(value, list):
+            left.extend(value)
+    return found - {"InputLayer"}
+
+
 def _compiled_names(training: Mapping[str, Any]) -> tuple[list[Reference], dict[str, Any]]:
     """Return the losses and metrics that are named by a plain string.
 
     Keras 3 fails on the short names of its own losses in such a file (``mse``), so these are handed
     to it; the others are the user's.
     """
-    import keras
-
     mine: list[Reference] = []
     aliases: dict[str, Any] = {}
     for part in ("loss", "metrics", "weighted_metrics"):
         for name in _strings(training.get(part)):
-            known = getattr(keras.losses, name, None) or getattr(keras.metrics, name, None)
-            if known is not None and not isinstance(known, type):
+            known = _named(name)
+            if known is not None:
                 aliases[name] = known
-            elif known is None and name not in _LATE_METRICS:
+            elif name not in _LATE_METRICS:
                 mine.append(Reference("function", name, None, (part,), part))
     return mine, aliases
+
+
+def _named(name: str) -> Any:
+    """Return Keras' loss or metric of this name, or None."""
+    import keras
+
+    for space in (keras.losses, keras.metrics):
+        with suppress(ValueError):
+            return space.get(name)
+    return None
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -199,25 +231,32 @@ def _fill(path: Path, factory: str, fidelity: Fidelity) -> Any:
 
 
 def _restore_optimizer(path: Path, model: Any, fidelity: Fidelity) -> Restored:
-    """Assign the optimizer's variables by their paths.
+    """Assign the optimizer's variables by their paths, or in their order where all of them fit.
 
-    Keras assigns them by position, which mixes them up under a loss scale.
+    Keras builds the optimizer of such a file without the weights of the layers, and so without
+    their slots; only the counter of the steps comes back.
     """
     optimizer = getattr(model, "optimizer", None)
     with opened(path) as file:
         group = file.get("optimizer_weights")
         if optimizer is None or group is None:
             return "missing"
-        build_optimizer(model)
-        stored = {_text(name) for name in group.attrs.get("weight_names", ())}
-        mine = {variable.path: variable for variable in optimizer.variables}
-        for name in stored & mine.keys():
-            value = group[name][()]
-            if tuple(value.shape) == tuple(mine[name].shape):
-                mine[name].assign(value)
-            else:
-                stored.discard(name)
-    if stored >= mine.keys():
+        stored = {name: group[name][()] for name in map(_text, group.attrs.get("weight_names", ()))}
+    optimizer = type(optimizer).from_config(optimizer.get_config())
+    model.compile(**{**compile_arguments(model), "optimizer": optimizer})
+    build_optimizer(model)
+    mine = list(optimizer.variables)
+    if {variable.path for variable in mine} == stored.keys():
+        pairs = [(variable, stored[variable.path]) for variable in mine]
+    else:
+        pairs = list(zip(mine, stored.values(), strict=False))
+    fitting = [pair for pair in pairs if tuple(pair[0].shape) == tuple(pair[1].shape)]
+    if len(fitting) == len(mine) == len(stored):
+        for variable, value in fitting:
+            variable.assign(value)
         return "restored"
-    fidelity.note(f"{len(mine.keys() & stored)} of {len(mine)} optimizer variables are in the file")
-    return "partial" if stored & mine.keys() else "missing"
+    fidelity.note(
+        f"the file holds {len(stored)} optimizer variables, and the optimizer has {len(mine)}:"
+        " it starts fresh"
+    )
+    return "missing"

@@ -166,7 +166,7 @@ def _damaged(prefix: Path, error: BaseException) -> RefusedError:
 
 
 def _restore(prefix: Path, model: Any, names: dict[str, list[int]], fidelity: Fidelity) -> Restored:
-    fresh = [np.array(variable) for variable in _optimizer_variables(model)]
+    fresh = [variable.numpy().copy() for variable in _optimizer_variables(model)]
     best: list[str] | None = None
     for tried in _candidates(model, names):
         _mark(model)
@@ -181,25 +181,27 @@ def _restore(prefix: Path, model: Any, names: dict[str, list[int]], fidelity: Fi
         "model-mismatch",
         f"{clean(prefix.name)} does not fill the model: {len(wanted)} of its weights are not in it"
         f" (e.g. {clean(wanted[0], 80) if wanted else 'none'})",
-        why="it holds "
-        + (
-            ", ".join(clean(name.split("/.ATTRIBUTES")[0], 60) for name in held[:3])
-            or "no variables"
-        )
-        + (f" and {len(held) - 3} more" if len(held) > 3 else ""),  # noqa: PLR2004 - as many as are shown
+        why=f"it holds {_listed(held)}",
         fix="let the factory of --model build the model as the training script did",
     )
+
+
+def _listed(names: list[str], most: int = 3) -> str:
+    shown = [clean(name.split("/.ATTRIBUTES")[0], 60) for name in names[:most]]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(shown) + more if shown else "no variables"
 
 
 def _candidates(model: Any, names: dict[str, list[int]]) -> Iterator[dict[str, Any]]:
     """Yield what the checkpoint's objects may be, as arguments of ``tf.train.Checkpoint``."""
     children = list(dict.fromkeys(name.partition("/")[0] for name in names))
     children = [child for child in children if child.isidentifier() and child not in _BOOKKEEPING]
+    held = getattr(model, "optimizer", None)
     for child in dict.fromkeys(("model", "net", "network", *children)):
         optimizer = {
-            name: model.optimizer
+            name: held
             for name in children
-            if name != child and "opt" in name.lower() and model.optimizer is not None
+            if name != child and "opt" in name.lower() and held is not None
         }
         yield {child: model, **optimizer}
     yield {"root": model}
@@ -211,14 +213,18 @@ def _read(prefix: Path, tried: dict[str, Any], model: Any) -> list[str] | None:
     """Read the checkpoint as tried; return which weights it left alone, None where it fails."""
     import tensorflow as tf
 
+    misfits = (tf.errors.InvalidArgumentError, tf.errors.NotFoundError)
     tried = dict(tried)
     root = tried.pop("root", None)
     try:
         with loading(prefix):
             tf.train.Checkpoint(root, **tried).read(str(prefix)).expect_partial()
     except CheckpointError as error:
-        if isinstance(error.__cause__, tf.errors.DataLossError):
-            raise _damaged(prefix, error.__cause__) from error
+        cause = error.__cause__
+        # A check sum that does not hold, or data that end early; a shape that does not fit is a
+        # ValueError.
+        if isinstance(cause, tf.errors.OpError | IndexError) and not isinstance(cause, misfits):
+            raise _damaged(prefix, cause) from error
         return None
     return [variable.path for variable in model.weights if _marked(variable)]
 
@@ -230,21 +236,16 @@ def _mark(model: Any) -> None:
 
 
 def _marked(variable: Any) -> bool:
-    return variable.shape != (0,) and bool(
-        np.array_equal(np.asarray(variable, dtype=np.float64), _wide(_marker(variable)))
-    )
+    return bool(variable.shape != (0,) and np.all(variable.numpy() == _marker(variable)))
 
 
 def _marker(variable: Any) -> Any:
-    return np.full(tuple(variable.shape), _MARK, dtype=np.asarray(variable).dtype)
-
-
-def _wide(array: Any) -> Any:
-    return np.asarray(array).astype(np.float64)
+    return np.full(tuple(variable.shape), _MARK, dtype=variable.numpy().dtype)
 
 
 def _optimizer_variables(model: Any) -> list[Any]:
-    return list(model.optimizer.variables) if model.optimizer is not None else []
+    optimizer = getattr(model, "optimizer", None)
+    return list(optimizer.variables) if optimizer is not None else []
 
 
 def _settle_optimizer(model: Any, fresh: list[Any], fidelity: Fidelity) -> Restored:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 
 from divergence_doctor._clean import clean
 from divergence_doctor.checkpoints._checkpoint import Checkpoint, Opened, OpenOptions
-from divergence_doctor.checkpoints._compile import build_optimizer, settle
+from divergence_doctor.checkpoints._compile import build_optimizer, optimizers, settle
 from divergence_doctor.checkpoints._loading import Fidelity, heed, loading, sha256, suffixed
 from divergence_doctor.checkpoints._user_code import call_factory
 from divergence_doctor.checkpoints._weights import is_hdf5, survey
@@ -57,7 +57,7 @@ class WeightsH5(Checkpoint):
             model.load_weights(named)
         skipped = heed(said, fidelity)
         stored = weights.under("optimizer") > 0
-        if model.optimizer is not None and stored and not skipped:
+        if optimizers(model) and stored and not skipped:
             fidelity.optimizer_state = "restored"
         else:
             fidelity.note("the optimizer starts fresh: the file holds no state that fits it")

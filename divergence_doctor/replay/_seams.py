@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 def op_callback(callback: Callable[..., None]) -> Iterator[None]:
     """Call ``callback(op_type, inputs, attrs, outputs, op_name=None, graph=None)`` per eager op.
 
-    ``outputs`` is the list that the tape records: assigning into it replaces the op's result for
-    everything downstream. Ops that the callback itself runs call it again: it must let them pass.
+    Assigning into the list ``outputs`` replaces the op's result for everything downstream. The tape
+    has recorded the op by then: what is put there must be made from the old result, on the tape, or
+    the gradient ends there. Ops that the callback itself runs call it again: it must let them pass.
     """
     from tensorflow.python.framework import op_callbacks
 

@@ -25,7 +25,7 @@ def describe_model(model: Any, fed: Fed, builder: TraceBuilder) -> None:
         builder.add(
             "layers",
             order=order,
-            layer=layer_path(layer),
+            layer=layer_path(layer, model),
             layer_class=type(layer).__name__,
             activation=_activation(layer),
             dtype=str(getattr(getattr(layer, "dtype_policy", None), "name", "")),

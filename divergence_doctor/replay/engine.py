@@ -19,6 +19,7 @@ from divergence_doctor.replay.outcome import Judge
 from divergence_doctor.replay.source import of_exception
 from divergence_doctor.replay.state import (
     Held,
+    build_optimizer,
     innermost,
     model_variables,
     optimizers_of,
@@ -155,6 +156,7 @@ class Engine:
         eagerly = tf.config.functions_run_eagerly()
         tf.config.run_functions_eagerly(True)  # noqa: FBT003 - TensorFlow's signature
         try:
+            build_optimizer(self.model)
             describe_model(self.model, self.batches[0], self.builder)
             seed_everything(seed)
             for step in range(steps + _SCALE_SEARCH):
@@ -243,7 +245,7 @@ class Engine:
             values = np.asarray(held.variable.value)
             self._weight(step, order, "before", held, values)
             if held.trainable:
-                kept[id(held.variable)] = np.array(values)
+                kept[id(held.variable)] = values.copy()
         return kept
 
     def _weight(self, step: int, order: int, when: str, held: Held, values: NDArray[Any]) -> None:

@@ -413,12 +413,13 @@ class OpStream:
         return False, first.origin, first.name
 
     def _patch(self, kind: str, place: Place, line: Line, outputs: list[Any]) -> None:
-        """Replace results on purpose; the tape records what is put here."""
+        """Replace results on purpose."""
         spot = self._next_spot(self._spots, kind, place, line)
         for position in range(len(outputs)):
             change = self.patches.get((spot, position))
             if change is not None:
-                with self.ours(), unrecorded():
+                # On the tape, so that the gradient finds its way through the change.
+                with self.ours():
                     outputs[position] = change(outputs[position])
 
     @staticmethod

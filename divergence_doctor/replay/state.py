@@ -16,9 +16,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def layer_path(layer: Any) -> str:
-    """Return the path of a layer as Keras gives it; its plain name before it is built."""
-    return clean(str(getattr(layer, "path", None) or getattr(layer, "name", "")))
+def layer_path(layer: Any, root: Any) -> str:
+    """Return the path of a layer as Keras gives it, without the name of the whole model.
+
+    Keras puts that name in front or not, depending on how the model came to be built; a layer at
+    the top level goes by its plain name either way. A layer that was never built has no path yet.
+    """
+    path = str(getattr(layer, "path", None) or getattr(layer, "name", ""))
+    if layer is not root:
+        path = path.removeprefix(f"{root.name}/")
+    return clean(path)
 
 
 def optimizers_of(model: Any) -> list[Any]:
@@ -65,7 +72,7 @@ def model_variables(model: Any) -> list[Held]:
                 Held(
                     variable,
                     clean(variable.path),
-                    layer_path(layer),
+                    layer_path(layer, model),
                     type(layer).__name__,
                     bool(variable.trainable and layer.trainable),
                 )
@@ -105,6 +112,13 @@ def _is_floating(variable: Any) -> bool:
     return "float" in str(variable.dtype)
 
 
+def build_optimizer(model: Any) -> None:
+    """Create the slots of the compiled optimizer, as ``fit`` does before its first step."""
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None and not optimizer.built:
+        optimizer.build(model.trainable_variables)
+
+
 @final
 class Snapshot:
     """A host copy of everything a step changes, to start the same step again.
@@ -114,18 +128,27 @@ class Snapshot:
     """
 
     def __init__(self, model: Any) -> None:
-        self._kept: list[tuple[Any, NDArray[Any]]] = []
-        seen: set[int] = set()
-        optimizers = optimizers_of(model)
-        for variable in [*model.variables, *(v for o in optimizers for v in o.variables)]:
-            if id(variable) not in seen:
-                seen.add(id(variable))
-                self._kept.append((variable, np.array(variable.value)))
+        build_optimizer(model)
+        self._model = model
+        self._kept = {
+            id(variable): (variable, np.asarray(variable.value).copy())
+            for variable in self._variables()
+        }
 
     def restore(self) -> None:
-        """Put every variable back to what it was."""
-        for variable, value in self._kept:
-            variable.assign(value)
+        """Put every variable back to what it was; one that came up since then, to zeros."""
+        for variable in self._variables():
+            _, value = self._kept.get(id(variable), (None, None))
+            variable.assign(np.zeros(variable.shape, variable.dtype) if value is None else value)
+
+    def _variables(self) -> list[Any]:
+        optimizers = optimizers_of(self._model)
+        found = [*self._model.variables, *(v for o in optimizers for v in o.variables)]
+        return [variable for variable in {id(v): v for v in found}.values() if _has_numbers(variable)]
+
+
+def _has_numbers(variable: Any) -> bool:
+    return str(variable.dtype) not in {"string", "resource", "variant"}
 
 
 def seed_everything(seed: int) -> None:

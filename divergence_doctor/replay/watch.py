@@ -156,7 +156,7 @@ class StepWatch:
 
     def _enter(self, layer: Any) -> Place:
         before = self._place
-        path = layer_path(layer)
+        path = layer_path(layer, self.model)
         number = self._calls.get(path, 0)
         self._calls[path] = number + 1
         self._place = Place(path, type(layer).__name__, number)
@@ -282,7 +282,7 @@ class StepWatch:
         names: list[str] = []
         for layer in model._flatten_layers():  # noqa: SLF001 - Keras offers no public walk in this order
             own = len(getattr(layer, "_losses", ()))
-            names += [f"add_loss/{layer_path(layer)}"] * own
+            names += [f"add_loss/{layer_path(layer, model)}"] * own
         names += [
             f"regularizer/{clean(variable.path)}"
             for variable in model.trainable_weights

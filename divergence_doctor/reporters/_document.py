@@ -282,7 +282,7 @@ def _files(trace: Trace) -> Iterable[tuple[str, str]]:
 def _commands(trace: Trace, cause: Cause | None) -> Iterable[Command]:
     asked = _mapping(trace.context.get("reproduce"))
     checkpoint = asked.get("checkpoint") or _mapping(trace.context.get("checkpoint")).get("path")
-    if asked:
+    if asked.get("checkpoint") and asked.get("batch"):
         yield Command(
             "Shows it without this package; exit status 1 while it fails", "python reproduce.py"
         )

@@ -36,5 +36,5 @@ class Reporter(ABC):
 @cache
 def all_reporters() -> tuple[Reporter, ...]:
     """Return one instance of every reporter with its default options, by name."""
-    kinds: tuple[type[Any], ...] = _plugins.load("divergence_doctor.reporters", Reporter)  # type: ignore[type-abstract]
+    kinds: tuple[type[Any], ...] = _plugins.load("divergence_doctor.reporters", Reporter)
     return tuple(sorted((kind() for kind in kinds), key=lambda reporter: reporter.name))

@@ -57,14 +57,15 @@ def layers_step(trace: Trace) -> int:
     return int(replayed["step"][-1]) if len(replayed) else 0
 
 
-def layers(trace: Trace, blamed: str | None) -> tuple[LayerRow, ...]:
-    """Return one row per layer, in the order of execution, at :func:`layers_step`.
+def layers(trace: Trace, blamed: str | None, step: int | None = None) -> tuple[LayerRow, ...]:
+    """Return one row per layer, in the order of execution.
 
     Args:
         trace: the trace.
         blamed: path of the layer in which the first non-finite value appeared.
+        step: the replayed step; that of :func:`layers_step` by default.
     """
-    step = layers_step(trace)
+    step = layers_step(trace) if step is None else step
     seen = trace.table("layers")
     forward = _by_layer(trace.table("activations").select(step=step))
     gradients = trace.table("gradients").select(step=step)

@@ -59,6 +59,11 @@ def measured(value: float | None) -> str:
     return NONE if value is None or math.isnan(value) else number(value)
 
 
+def quoted(name: str) -> str:
+    """Return a name between backticks, as prose marks code; backticks in it become quotes."""
+    return "`" + shorten(one_line(name)).replace("`", "'") + "`"
+
+
 def code_pieces(text: str) -> list[tuple[bool, str]]:
     """Split prose at its backticks into (is code, text) pieces; a lone backtick is just text."""
     parts = text.split("`")

@@ -19,7 +19,7 @@ from divergence_doctor.reporters._parts import (
     Where,
     Who,
 )
-from divergence_doctor.reporters._text import NONE, measured, number
+from divergence_doctor.reporters._text import NONE, measured, number, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -64,9 +64,9 @@ def _of_event(trace: Trace, event: dict[str, Any]) -> Where:
         for column, word in (("nan", "NaN"), ("posinf", "+Inf"), ("neginf", "-Inf"))
         if event[column] > 0
     )
-    what = f"the derivative of `{event['op_type']}`" if event["derivative"] else _op(event)
-    place = f" in layer `{event['layer']}`" if event["layer"] else ""
-    line = f" at `{event['source']}`" if event["source"] else ""
+    what = f"the derivative of {quoted(event['op_type'])}" if event["derivative"] else _op(event)
+    place = f" in layer {quoted(event['layer'])}" if event["layer"] else ""
+    line = f" at {quoted(event['source'])}" if event["source"] else ""
     inputs = "was given finite inputs and made" if event["produced"] else "passed on"
     sentence = (
         f"Step {step}, {event['phase'] or 'unknown'} phase: {what}{place}{line} {inputs} "
@@ -87,13 +87,13 @@ def _of_event(trace: Trace, event: dict[str, Any]) -> Where:
 
 
 def _op(event: dict[str, Any]) -> str:
-    return f"`{event['op_type']}`" if event["op_type"] else "an op"
+    return quoted(event["op_type"]) if event["op_type"] else "an op"
 
 
 def _origin_of(event: dict[str, Any]) -> str:
     """Say where a value that was bad from the start came from."""
     if event["origin"] in {"batch", "variable"} and event["origin_name"]:
-        return f"; it was already in the {event['origin']}: `{event['origin_name']}`"
+        return f"; it was already in the {event['origin']}: {quoted(event['origin_name'])}"
     return ""
 
 
@@ -142,10 +142,10 @@ def _link(row: dict[str, Any]) -> Link:
 def _of_exception(trace: Trace) -> Where | None:
     for row in trace.table("steps").rows():
         if row["raised"]:
-            place = f" in layer `{row['raised_layer']}`" if row["raised_layer"] else ""
-            line = f" at `{row['raised_source']}`" if row["raised_source"] else ""
-            op = f"`{row['raised_op']}`" if row["raised_op"] else "the step"
-            kind = f" `{row['raised_type']}`" if row["raised_type"] else " an exception"
+            place = f" in layer {quoted(row['raised_layer'])}" if row["raised_layer"] else ""
+            line = f" at {quoted(row['raised_source'])}" if row["raised_source"] else ""
+            op = quoted(row["raised_op"]) if row["raised_op"] else "the step"
+            kind = f" {quoted(row['raised_type'])}" if row["raised_type"] else " an exception"
             return Where(
                 sentence=f"Step {row['step']}, {row['raised_phase'] or 'unknown'} phase: "
                 f"{op}{place}{line} raised{kind}.",

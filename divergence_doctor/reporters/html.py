@@ -49,7 +49,11 @@ class Html(Reporter):
         from markupsafe import Markup
 
         environment = Environment(
-            autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
         )
         environment.filters.update(
             measured=measured, number=number, prose=_prose, values=values_of, short=shorten

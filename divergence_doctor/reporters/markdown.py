@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 #: GitHub refuses a comment of more than 65,536 characters, and with it the whole post.
 LIMIT: Final = 60_000
-#: What may stand before the details: half the limit. The details share what is left of it.
+#: What may stand before the details, which share what is left of the limit.
 MAIN_LIMIT: Final = 40_000
 _ROWS: Final = 24
 _SAMPLES: Final = 12
@@ -64,7 +64,7 @@ class Markdown(Reporter):
 
     def render(self, document: Document) -> str:
         """Return the report as GitHub-flavoured Markdown."""
-        body = _cut("\n\n".join(_main(document)), min(MAIN_LIMIT, self._limit * 2 // 3))
+        body = _fitted(_main(document), min(MAIN_LIMIT, self._limit * 2 // 3))
         foot = "---\n\nWritten by `divergence_doctor`; `report.html` and `trace.h5` hold all of it."
         left = self._limit - len(body) - len(foot) - 8
         details = []
@@ -106,15 +106,18 @@ class _Details:
         return opening + "\n" + "\n".join(lines) + tail + closing
 
 
-def _cut(text: str, limit: int) -> str:
-    """Return text of at most ``limit`` characters, cut between blocks, and say so."""
-    if len(text) <= limit:
-        return text
-    note = "**Cut for length:** the rest of this part is in `report.html`."
-    kept = text[: limit - len(note) - 10]
-    kept = kept[: kept.rfind("\n\n")]
-    fence = "\n```" if sum(line.startswith("```") for line in kept.splitlines()) % 2 else ""
-    return f"{kept}{fence}\n\n{note}"
+def _fitted(blocks: Iterable[str], limit: int) -> str:
+    """Return the blocks that fit into ``limit`` characters; a note stands for those that do not."""
+    note = "**Cut for length:** what stands here is in `report.html`."
+    kept: list[str] = []
+    left = limit - len(note) - 2
+    for block in blocks:
+        if len(block) + 2 <= left:
+            kept.append(block)
+            left -= len(block) + 2
+        elif note not in kept:
+            kept.append(note)
+    return "\n\n".join(kept)
 
 
 def code(text: str, limit: int = 160) -> str:
@@ -131,7 +134,8 @@ def prose(text: str, limit: int = _PROSE_LIMIT) -> str:
     """Return text as one paragraph without live markup: what is risky becomes a code span."""
     flat = shorten(one_line(text), limit)
     pieces = [code(part, limit) if span else _words(part) for span, part in code_pieces(flat)]
-    joined = "".join(pieces)
+    # Two spans side by side would share a longer fence.
+    joined = "".join(pieces).replace("``", f"`{_JOINER}`")
     return _BLOCK_START.sub(lambda mark: _escaped(mark["mark"]), joined)
 
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from divergence_doctor.reporters._parts import Document
 
 _TEMPLATE: Final = "reproduce.py.jinja"
-_STRUCTURES: Final = ("single", "list", "dict")
 #: A loss that grew this much within the replayed steps has run away: no step of an ordinary
 #: training makes it so, and it is far below what overflows.
 _RUNAWAY: Final = 1e3
@@ -61,6 +60,8 @@ def literal(value: Any) -> str:
         return f'float("{value}")'
     if isinstance(value, list):
         return f"[{', '.join(literal(item) for item in value)}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{literal(k)}: {literal(v)}' for k, v in value.items())}}}"
     if value is None or isinstance(value, bool | int | float):
         return repr(value)
     # Double quotes where it is possible: it is what a reader of Python expects.
@@ -80,8 +81,7 @@ def _in_docstring(text: str) -> str:
 
 
 def _values(document: Document, asked: Mapping[str, Any]) -> dict[str, Any]:
-    arrays = asked.get("arrays") or {}
-    structure = asked.get("input_structure")
+    x, y, sample_weight = _structures(asked)
     policy = document.run.get("dtype_policy")
     return {
         "title": document.title,
@@ -98,11 +98,40 @@ def _values(document: Document, asked: Mapping[str, Any]) -> dict[str, Any]:
         "steps": max(int(asked.get("steps") or 1), 1),
         "eager": not document.execution,
         "runaway": None if _nonfinite_seen(document) else _RUNAWAY,
-        "x": _texts(arrays.get("x")) or ["x"],
-        "y": _texts(arrays.get("y")),
-        "sample_weight": _texts(arrays.get("sample_weight")),
-        "input_structure": structure if structure in _STRUCTURES else "single",
+        "x": x,
+        "y": y,
+        "sample_weight": sample_weight,
     }
+
+
+def _structures(asked: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """Return x, y and sample_weight with names in place of arrays, as the model takes them.
+
+    ``names`` holds them as they were fed. Without it they follow from the names alone: names with
+    a slash are a dict, several others a list.
+    """
+    names = asked.get("names")
+    if isinstance(names, list) and len(names) == 3:  # noqa: PLR2004 -- x, y, sample_weight
+        return (names[0], names[1], names[2])
+    arrays = asked.get("arrays") or {}
+    x, y, weight = (_texts(arrays.get(role)) for role in ("x", "y", "sample_weight"))
+    kind = asked.get("input_structure")
+    x = x or ["x"]
+    return (
+        {_bare(name): name for name in x} if kind == "dict" else x if kind == "list" else x[0],
+        _structure(y),
+        _structure(weight),
+    )
+
+
+def _structure(names: list[str]) -> Any:
+    if len(names) < 2:  # noqa: PLR2004 -- one array stands for itself
+        return names[0] if names else None
+    return {_bare(name): name for name in names} if any("/" in n for n in names) else names
+
+
+def _bare(name: str) -> str:
+    return name.partition("/")[2] or name
 
 
 def _nonfinite_seen(document: Document) -> bool:

@@ -317,7 +317,7 @@ def _batch_size(trace: Trace, steps: Table) -> int:
 
 
 def proofs(producer: Producer) -> tuple[Proof, ...]:
-    """Return the smallest changes at the op: its input kept in its domain, the bad rows left out."""
+    """Return the smallest changes: the op kept in its domain, the bad rows left out."""
     safe = Proof(
         "safe-op",
         {

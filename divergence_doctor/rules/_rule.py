@@ -162,5 +162,5 @@ class Rule(ABC):
 @cache
 def all_rules() -> tuple[Rule, ...]:
     """Return one instance of every rule, by code."""
-    rules: tuple[type[Any], ...] = _plugins.load("divergence_doctor.rules", Rule)  # type: ignore[type-abstract]
+    rules: tuple[type[Any], ...] = _plugins.load("divergence_doctor.rules", Rule)
     return tuple(sorted((rule() for rule in rules), key=lambda rule: rule.code))

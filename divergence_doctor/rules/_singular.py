@@ -139,7 +139,7 @@ class Singularity:
 
 
 #: Such an op with a bad derivative, and its operands not on record.
-_UNSEEN: Final = Singularity("an unrecorded input", "its slope is not bounded", math.nan)
+UNSEEN: Final = Singularity("an unrecorded input", "its slope is not bounded", math.nan)
 
 
 def derivative_singularity(producer: Producer) -> Singularity | None:
@@ -155,8 +155,23 @@ def derivative_singularity(producer: Producer) -> Singularity | None:
     op_type = producer.op_type
     for kinds, look in _LOOKS:
         if op_type in kinds:
-            return look(producer) if producer.all("input") else _UNSEEN
+            return look(producer) if producer.all("input") else _by_output(producer)
     return None
+
+
+def _by_output(producer: Producer) -> Singularity | None:
+    """Judge by what the op put out: TensorFlow drops inputs that a derivative does not need."""
+    outputs = producer.all("output")
+    if not outputs:
+        return UNSEEN
+    value = outputs[0].nearest(0.0)
+    if producer.op_type == "Sqrt":
+        if not value * value <= _ROOT_SMALL:
+            return None
+        return Singularity(_zero(value), "1 / (2 sqrt(x)) has no finite value there", value)
+    if outputs[0].nonfinite:
+        return Singularity("an overflow", "0 times its infinite value is NaN", math.nan)
+    return None if producer.op_type in EXPONENTIALS else UNSEEN
 
 
 def _root(producer: Producer) -> Singularity | None:

@@ -90,13 +90,13 @@ class CorruptWeights(Rule):
 
     #: The first bad op read one of these variables.
     READ: ClassVar[float] = 0.97
-    #: Bad weights before the first step of a run that diverged, whatever broke first: a state
-    #: that is not finite is a divergence by itself.
+    #: Bad weights before the first step of a run that broke on bad values from elsewhere (a NaN in
+    #: the batch), or in which no op was watched.
     LOADED: ClassVar[float] = 0.9
     #: A negative variance in a run that diverged, where no op was seen to take its root.
     IMPOSSIBLE: ClassVar[float] = 0.7
-    #: An op with finite inputs broke the step, and no bad op read these variables (a mask of -Inf
-    #: that is kept as a constant is one such): told, not blamed.
+    #: An op with finite inputs broke the step, and what these variables hold was not seen to reach
+    #: the loss (a mask of -Inf kept as a variable, a head that is not used): told, not blamed.
     ELSEWHERE: ClassVar[float] = 0.4
     #: They reached neither loss nor state.
     HARMLESS: ClassVar[float] = 0.3
@@ -135,7 +135,7 @@ class CorruptWeights(Rule):
             return self.HARMLESS
         if how in {"primary", "reached"} or self._root_of_variance(trace, negative):
             return self.READ
-        if how in {"stopped", "other-producer"} and not _trains(bad):
+        if how in {"stopped", "other-producer"}:
             return self.ELSEWHERE
         return self.LOADED if len(bad) else self.IMPOSSIBLE
 
@@ -210,10 +210,6 @@ def _count(weights: Table) -> Any:
 def _negative_variance(weights: Table) -> Any:
     named = [str(name).endswith("moving_variance") for name in weights["variable"]]
     return np.asarray(named, dtype=bool) & (weights["negative"] > 0)
-
-
-def _trains(bad: Table) -> bool:
-    return bool(np.any(np.asarray(bad["trainable"], dtype=bool)))
 
 
 def _sentence(weights: Table, bad: Table, negative: Table) -> str:

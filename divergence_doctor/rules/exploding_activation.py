@@ -100,12 +100,10 @@ class ExplodingActivation(Rule):
             confidence = min(confidence, self.DRIVEN)
         return Finding(
             cause=self.id,
-            summary=f"Activations {how}, until {producer.op_type} {producer.place} overflows"
-            f"{producer.whom}.",
+            summary=f"Activations {how}, until {producer.op_type} {producer.place} overflows.",
             confidence=confidence,
             stage="forward",
             site=producer.site,
-            samples=producer.blamed,
             evidence=(*_evidence(growth, weights, layers), bad_output(producer)),
             remedies=_remedies(growth, layers, along_time=producer.call >= self.CALLS),
             proofs=self._proofs(trace, (*layers, producer.layer), weights),

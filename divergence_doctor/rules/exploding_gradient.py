@@ -110,11 +110,10 @@ class ExplodingGradient(Rule):
         return Finding(
             cause=self.id,
             summary=f"The loss is finite; the gradients {how} in {of}{producer.op_type} "
-            f"{producer.place}{producer.whom}.",
+            f"{producer.place}.",
             confidence=self._sure(trace, growth, producer),
             stage="backward",
             site=producer.site,
-            samples=producer.blamed,
             evidence=(*_growth_evidence(growth), bad_output(producer)),
             remedies=_remedies(growth),
             proofs=self._proofs(trace, growth),

@@ -19,6 +19,7 @@ from divergence_doctor.rules._singular import (
     DOMAINS,
     EXPONENTIALS,
     LOGARITHMS,
+    UNSEEN,
     Singularity,
     derivative_singularity,
 )
@@ -105,7 +106,7 @@ class GradientSingularity(Rule):
             f"behind {value}{tail}{producer.whom}."
         )
         confidence = self.MATRIX if point.at == "this matrix" else self.SEEN
-        if not producer.operands:
+        if point is UNSEEN:
             confidence = self.UNSEEN
         if any(operand.low_precision for operand in producer.all("input")):
             confidence = min(confidence, self.LOW_PRECISION)

@@ -209,7 +209,8 @@ class Chunk:
     def subnormals(self) -> NDArray[Any]:
         """The numbers that are subnormal in float32 or float64, whatever the tensor's dtype."""
         smallest = np.finfo(self.form.wide).smallest_normal
-        return self.values[(np.abs(self.values) < smallest) & (self.values != 0)]
+        picked: NDArray[Any] = self.values[(np.abs(self.values) < smallest) & (self.values != 0)]
+        return picked
 
 
 def _binades(values: NDArray[Any], form: NumberFormat) -> NDArray[Any]:
@@ -221,8 +222,9 @@ def _binades(values: NDArray[Any], form: NumberFormat) -> NDArray[Any]:
         exponents = scratch(np.uint32, values.size)
         np.right_shift(bits, form.fraction_bits, out=exponents)
         np.copyto(places, exponents)
-    counts: NDArray[Any] = np.bincount(places, minlength=4 * (form.bias + 1))
-    return counts.reshape(2, -1)
+    counts = np.bincount(places, minlength=4 * (form.bias + 1))
+    by_sign: NDArray[Any] = counts.reshape(2, -1)
+    return by_sign
 
 
 def chunks(array: NDArray[Any], form: NumberFormat) -> Iterator[Chunk]:

@@ -57,7 +57,7 @@ class Exponents(Statistic):
 
 
 def _fold(counts: NDArray[np.int64], bins: NDArray[np.int64], *, first: int) -> None:
-    """Add counts by exponent, the lowest being ``first``; what lies outside goes to the end bins."""
+    """Add counts of the exponents from ``first`` up; what no bin is for goes to the end bins."""
     below = max(EXPONENT_MIN - first, 0)
     inside = counts[below : EXPONENT_MAX - first + 1]
     start = first + below - EXPONENT_MIN

@@ -1,10 +1,4 @@
-from __future__ import annotations
-
-import os
 import sys
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import pytest
 
@@ -22,8 +16,7 @@ def untouched_process():
     assert keras.config.dtype_policy() == policy
     sys.path[:] = path
     for name in set(sys.modules) - modules:
-        origin = getattr(sys.modules[name], "__file__", None) or ""
-        if "pytest-of" in origin:
+        if "pytest-of" in (getattr(sys.modules[name], "__file__", None) or ""):
             del sys.modules[name]
     registered.clear()
     registered.update(before)

@@ -396,6 +396,32 @@ def test_a_model_that_was_not_compiled_says_what_to_pass(tmp_path):
     fitted(opened.model)
 
 
+def test_an_archive_that_lost_its_optimizer_does_not_get_rmsprop_in_its_place(tmp_path):
+    model = dense()
+    model.compile(keras.optimizers.Adam(0.5), "mse")
+    fitted(model).save(tmp_path / "m.h5")
+    model.save(tmp_path / "m.keras")
+    error = refusal(tmp_path / "m.keras", CheckpointError)
+    assert error.slug == "not-compiled"
+    assert "saved as .h5 before" in error.why
+    opened = load(tmp_path / "m.keras", optimizer="adam")
+    assert float(opened.model.optimizer.learning_rate) == 0.5
+    assert int(opened.model.optimizer.iterations.numpy()) == 2
+    assert opened.fidelity["optimizer_state"] == "restored"
+    assert load(tmp_path / "m.keras", optimizer="sgd").fidelity["optimizer_state"] == "missing"
+
+
+def test_the_same_optimizer_keeps_its_slots_and_another_starts_fresh(trained):
+    opened = load(trained[1], optimizer="adam")
+    assert opened.fidelity["optimizer_state"] == "restored"
+    assert float(opened.model.optimizer.learning_rate) == pytest.approx(0.01)
+    opened = load(trained[1], optimizer="sgd", learning_rate=0.75)
+    assert type(opened.model.optimizer).__name__ == "SGD"
+    assert float(opened.model.optimizer.learning_rate) == 0.75
+    assert opened.fidelity["optimizer_state"] == "missing"
+    assert opened.model.loss == "mse"
+
+
 def test_another_loss_keeps_the_slots(trained):
     model, path = trained
     opened = load(path, loss="mae")

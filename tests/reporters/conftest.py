@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from divergence_doctor.diagnosis import Diagnosis, diagnose
+from divergence_doctor.reporters import Document, document
 from divergence_doctor.rules import Evidence, Finding, Proof, Rule, Site
 from divergence_doctor.trace import Trace, TraceBuilder
 from divergence_doctor.trace.synthetic import SyntheticEvent, tensor, training_trace
@@ -235,6 +236,13 @@ def runs() -> SimpleNamespace:
     return SimpleNamespace(
         diverged_trace=diverged_trace, diagnosed=diagnosed, hostile_name=HOSTILE, context=CONTEXT
     )
+
+
+@pytest.fixture(scope="session")
+def told(diverged, healthy, empty, hostile) -> dict[str, Document]:
+    """The documents of the four runs, their pictures drawn only once."""
+    runs = {"diverged": diverged, "healthy": healthy, "empty": empty, "hostile": hostile}
+    return {name: document(*run) for name, run in runs.items()}
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ from divergence_doctor.rules import Evidence
 from divergence_doctor.trace.synthetic import SyntheticEvent, training_trace
 
 
-def test_the_place_is_the_first_producer_with_the_values_of_its_inputs(diverged):
-    where = document(*diverged).where
+def test_the_place_is_the_first_producer_with_the_values_of_its_inputs(told):
+    where = told["diverged"].where
     assert where.sentence == (
         "Step 1, loss phase: `Log` in layer `decoder/dense_2` at `losses.py:41` was given finite "
         "inputs and made 2 -Inf."
@@ -40,8 +40,8 @@ def test_a_step_that_raised_has_its_place_too():
     assert where.message == "indices[3] = 500 is not in [0, 100)"
 
 
-def test_the_offending_samples_come_with_their_cells_and_their_loss(diverged):
-    who = document(*diverged).who
+def test_the_offending_samples_come_with_their_cells_and_their_loss(told):
+    who = told["diverged"].who
     assert [offender.sample for offender in who.offenders] == [3, 5]
     cell = who.offenders[0].cells[0]
     assert (cell.array, cell.index) == ("x", "3,2")
@@ -104,8 +104,8 @@ def test_a_replay_that_was_stopped_says_how_and_where():
     )
 
 
-def test_the_layer_table_holds_forward_gradient_and_update_of_the_failing_step(diverged):
-    told = document(*diverged)
+def test_the_layer_table_holds_forward_gradient_and_update_of_the_failing_step(told):
+    told = told["diverged"]
     row = told.layers[2]
     assert told.layers_step == 1
     assert (row.layer, row.blamed) == ("decoder/dense_2", True)
@@ -130,8 +130,8 @@ def test_the_code_of_a_remedy_is_split_from_what_is_said_about_it(runs):
     assert told.cause.advice == remedies
 
 
-def test_the_command_to_replay_quotes_its_paths(diverged):
-    commands = [command.command for command in document(*diverged).commands]
+def test_the_command_to_replay_quotes_its_paths(told):
+    commands = [command.command for command in told["diverged"].commands]
     assert commands == [
         "python reproduce.py",
         (

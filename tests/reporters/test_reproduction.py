@@ -19,7 +19,8 @@ def constants(text):
     return {
         node.targets[0].id: ast.literal_eval(node.value)
         for node in ast.parse(text).body
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant | ast.List)
+        if isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Constant | ast.List | ast.Dict)
     }
 
 
@@ -29,26 +30,37 @@ def script(runs, **changes):
     return Reproduction().render(document(trace, runs.diagnosed(trace)))
 
 
-def test_the_script_compiles_and_holds_what_was_replayed(diverged):
-    text = Reproduction().render(document(*diverged))
+def test_the_script_compiles_and_holds_what_was_replayed(told):
+    text = Reproduction().render(told["diverged"])
     compile(text, "reproduce.py", "exec")
     settings = constants(text)
     assert settings["CHECKPOINT"] == "run 7/model.keras"
     assert settings["BATCH"] == "run 7/batch.npz"
     assert settings["CUSTOM_OBJECTS"] == ["losses.py"]
-    assert (settings["X"], settings["Y"], settings["SAMPLE_WEIGHT"]) == (["x"], ["y"], [])
+    assert (settings["X"], settings["Y"], settings["SAMPLE_WEIGHT"]) == ("x", "y", None)
     assert (settings["EAGER"], settings["RUNAWAY"], settings["TRUST"]) == (True, None, False)
     assert "divergence_doctor" not in text
 
 
-def test_hostile_names_become_literals_and_nothing_else(hostile, runs):
-    text = Reproduction().render(document(*hostile))
+def test_hostile_names_become_literals_and_nothing_else(runs, told):
+    text = Reproduction().render(told["hostile"])
     assert text.isascii()
     settings = constants(text)
     assert settings["CHECKPOINT"] == runs.hostile_name
     assert settings["LOSS"] == runs.hostile_name
     calm = ast.dump(ast.parse(script(runs)), include_attributes=False).count("Call(")
     assert ast.dump(ast.parse(text), include_attributes=False).count("Call(") == calm
+
+
+def test_the_arrays_go_in_as_they_were_fed(runs):
+    names = [{"image": "x/image", "tab": "x/tab"}, ["y_0", None], None]
+    settings = constants(script(runs, names=names))
+    assert [settings["X"], settings["Y"], settings["SAMPLE_WEIGHT"]] == names
+    arrays = {"x": ["x_0", "x_1"], "y": ["y/p", "y/q"], "sample_weight": ["sample_weight"]}
+    settings = constants(script(runs, arrays=arrays, input_structure="list"))
+    assert settings["X"] == ["x_0", "x_1"]
+    assert settings["Y"] == {"p": "y/p", "q": "y/q"}
+    assert settings["SAMPLE_WEIGHT"] == "sample_weight"
 
 
 def test_a_failure_of_the_compiled_step_is_shown_compiled(runs):
@@ -63,8 +75,8 @@ def test_numbers_that_are_not_finite_become_floats():
     )
 
 
-def test_without_a_checkpoint_there_is_nothing_to_render(empty):
-    told = document(*empty)
+def test_without_a_checkpoint_there_is_nothing_to_render(told):
+    told = told["empty"]
     assert not Reproduction().suits(told)
     with pytest.raises(ValueError, match="which checkpoint and batch"):
         Reproduction().render(told)
@@ -85,7 +97,7 @@ import losses
 keras.utils.set_random_seed(0)
 model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, activation="relu")])
 model.compile(optimizer="sgd", loss=losses.log_loss)
-model.layers[0].set_weights([[[1.0], [1.0]], [0.0]])
+model.layers[0].kernel.assign([[1.0], [1.0]])
 model.save("model.keras")
 """
 

@@ -7,14 +7,13 @@ import re
 import pytest
 from rich.cells import cell_len
 
-from divergence_doctor.reporters import document
 from divergence_doctor.reporters.terminal import Terminal
 
 SGR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def test_the_summary_says_what_where_who_proof_and_mend(diverged):
-    text = Terminal(files=("out/report.html",)).render(document(*diverged))
+def test_the_summary_says_what_where_who_proof_and_mend(told):
+    text = Terminal(files=("out/report.html",)).render(told["diverged"])
     assert text == (
         "✗ Diverged: log-of-zero (DD201), confirmed, 97% sure\n"
         "Log in the loss was given 2 zeros (samples 3 and 5) and made -Inf.\n"
@@ -33,9 +32,9 @@ def test_the_summary_says_what_where_who_proof_and_mend(diverged):
 @pytest.mark.parametrize("width", [40, 80, 132])
 @pytest.mark.parametrize("color", [False, True])
 @pytest.mark.parametrize("name", ["diverged", "healthy", "empty", "hostile"])
-def test_it_fits_on_one_screen_with_no_control_character_but_ours(name, width, color, request):
+def test_it_fits_on_one_screen_with_no_control_character_but_ours(name, width, color, told):
     files = (f"out/{'x' * 300}/report.html", "out/report.md", "out/report.json")
-    told = document(*request.getfixturevalue(name))
+    told = told[name]
     text = Terminal(width=width, color=color, files=files).render(told)
     plain = SGR.sub("", text)
     assert len(plain.splitlines()) <= 24
@@ -44,13 +43,13 @@ def test_it_fits_on_one_screen_with_no_control_character_but_ours(name, width, c
     assert color == (plain != text)
 
 
-def test_colour_is_left_out_where_the_user_asked_for_none(diverged, monkeypatch):
+def test_colour_is_left_out_where_the_user_asked_for_none(monkeypatch, told):
     monkeypatch.setenv("NO_COLOR", "1")
-    text = Terminal(color=True).render(document(*diverged))
+    text = Terminal(color=True).render(told["diverged"])
     assert not re.search(r"\x1b\[[0-9;]*3[0-9][;m]", text)
 
 
-def test_a_screen_of_eight_lines_says_where_the_rest_is(diverged):
-    lines = Terminal(height=8).render(document(*diverged)).splitlines()
+def test_a_screen_of_eight_lines_says_where_the_rest_is(told):
+    lines = Terminal(height=8).render(told["diverged"]).splitlines()
     assert len(lines) == 8
     assert lines[-1] == "… the rest is in report.md"

@@ -23,24 +23,24 @@ def test_every_report_and_figure_is_written_whole(diverged, tmp_path):
     assert (tmp_path / "figures/loss.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_without_a_checkpoint_to_name_no_script_is_written(healthy, tmp_path):
-    write_reports(*healthy, tmp_path)
+def test_without_a_checkpoint_to_name_no_script_is_written(empty, tmp_path):
+    write_reports(*empty, tmp_path)
     assert "reproduce.py" not in names(tmp_path)
     assert "python reproduce.py" not in (tmp_path / "report.md").read_text()
 
 
-def test_a_folder_that_is_not_there_is_named_with_the_way_out(healthy, tmp_path):
+def test_a_folder_that_is_not_there_is_named_with_the_way_out(empty, tmp_path):
     with pytest.raises(OutputError) as caught:
-        write_reports(*healthy, tmp_path / "missing")
+        write_reports(*empty, tmp_path / "missing")
     assert caught.value.why == "no such file or directory"
     assert "missing/report.html cannot be written" in caught.value.message
     assert "--out" in caught.value.fix
 
 
-def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(healthy, tmp_path):
+def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(empty, tmp_path):
     (tmp_path / "report.html").mkdir()
     with pytest.raises(OutputError) as caught:
-        write_reports(*healthy, tmp_path)
+        write_reports(*empty, tmp_path)
     assert caught.value.why == "is a directory"
     assert names(tmp_path) == set()
 
@@ -69,9 +69,15 @@ def test_a_figure_that_cannot_be_drawn_costs_no_report(healthy, tmp_path, monkey
     assert note in (tmp_path / "report.md").read_text()
 
 
+def test_the_same_trace_read_again_gives_the_same_reports(diverged, told):
+    again = document(*diverged)
+    for reporter in all_reporters():
+        assert reporter.render(again) == reporter.render(told["diverged"])
+
+
 @pytest.mark.parametrize("name", ["diverged", "healthy", "empty", "hostile"])
-def test_every_reporter_renders_every_run(name, request):
-    told = document(*request.getfixturevalue(name))
+def test_every_reporter_renders_every_run(name, told):
+    told = told[name]
     for reporter in all_reporters():
         if reporter.suits(told):
             text = reporter.render(told)

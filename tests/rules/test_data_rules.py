@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -195,6 +196,7 @@ def test_a_negative_index_is_told_apart_from_one_that_is_too_large() -> None:
     tokens[2, 2] = -101
     finding = found(BadInput, lookup_trace("indices[2,2] = -1 is not in [0, 100)", tokens))
     assert finding.samples == (2,)
+    assert finding.proofs[0] == Proof("valid-indices", {"array": "x", "high": 99})
     assert "mask_zero=True" in finding.remedies[0]
 
 
@@ -606,6 +608,12 @@ def test_a_label_longer_than_the_time_axis_is_infeasible_for_ctc() -> None:
     assert finding.samples == (0,)
 
 
+def test_a_label_as_long_as_the_time_axis_is_feasible_for_ctc() -> None:
+    trace = labels_trace([[1, 2, 3, 4], [1, 2, 0, 0]], "CTC", losses=(9.0,))
+    shapes = ["2x4x6"] * len(trace.table("activations"))
+    assert quiet(BadLabels, amended(trace, "activations", shape=shapes))
+
+
 def test_labels_are_not_blamed_for_a_first_forward_pass_that_never_saw_them() -> None:
     trace = sparse_trace(
         0, 1, 2, 3, 4, 5, events=(SyntheticEvent("Exp", "forward", layer="dense"),)
@@ -639,6 +647,12 @@ def test_a_nan_weight_is_named_with_its_sample() -> None:
         Proof("drop-samples", {"samples": [3]}),
         Proof("unit-weights", {"names": ["sample_weight"]}),
     )
+
+
+def test_when_every_weight_is_bad_no_sample_is_to_blame() -> None:
+    finding = found(BadSampleWeight, training_trace(sample_weight=np.full(8, INF), losses=(NAN,)))
+    assert finding.samples == ()
+    assert [proof.trial for proof in finding.proofs] == ["unit-weights"]
 
 
 def test_negative_weights_drive_the_loss_below_zero() -> None:
@@ -753,11 +767,10 @@ def test_bad_weights_beside_a_bad_batch_are_both_named() -> None:
     assert found(BadInput, trace).confidence == 0.97
 
 
-def test_a_stored_mask_of_minus_infinity_is_not_blamed_for_a_log() -> None:
-    trace = weights_trace({"mask/table": np.array([0.0, -INF])}, events=(SyntheticEvent("Log"),))
-    row = trace.table("weights")
-    trainable = [name != "mask/table" for name in row["variable"]]
-    trace = amended(trace, "weights", trainable=trainable)
+@pytest.mark.parametrize("read", [(), (carried("mask/table", origin="variable", reaches=""),)])
+def test_a_stored_mask_of_minus_infinity_is_not_blamed_for_a_log(read) -> None:
+    events = (SyntheticEvent("Log"), *(replace(event, primary=False) for event in read))
+    trace = weights_trace({"mask/table": np.array([0.0, -INF])}, events=events)
     assert found(CorruptWeights, trace).confidence == 0.4
 
 

@@ -1,0 +1,58 @@
+"""Which subcommands are there, and how does an error become its message and exit status?"""
+
+from __future__ import annotations
+
+import sys
+from typing import Final, NoReturn
+
+import typer
+
+from divergence_doctor.cli import check, env, explain, inspect, replay, report, rules
+from divergence_doctor.errors import DoctorError
+
+INTERRUPTED: Final = 130
+BUG: Final = 1
+
+app = typer.Typer(
+    name="doctor",
+    help="Say why a Keras training run died of NaN: replay the failing step, prove the cause.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("replay")(replay.replay)
+app.command("report")(report.report)
+app.command("inspect")(inspect.inspect)
+app.command("check")(check.check)
+app.command("rules")(rules.rules)
+app.command("explain")(explain.explain)
+app.command("env")(env.env)
+
+
+def main() -> NoReturn:
+    """Run the command line; the one place where an error becomes its message."""
+    try:
+        app()
+    except DoctorError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - plain text on standard error
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)  # noqa: T201
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:  # noqa: BLE001 - the last door: a user sees no traceback
+        _tell_bug(error)
+        sys.exit(BUG)
+    sys.exit(0)
+
+
+def _tell_bug(error: Exception) -> None:
+    import traceback
+
+    from divergence_doctor.errors import describe_bug
+
+    frames = traceback.extract_tb(error.__traceback__)
+    print(describe_bug(error, frames), file=sys.stderr)  # noqa: T201

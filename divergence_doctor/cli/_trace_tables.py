@@ -1,0 +1,304 @@
+"""What does a trace hold, for a reader at a terminal? Steps, layers, gradients, first bad op, trials."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+from divergence_doctor._clean import clean
+from divergence_doctor.cli._suggest import suggestion
+from divergence_doctor.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from divergence_doctor.cli._screen import Screen
+    from divergence_doctor.reporters._parts import Document, LayerRow
+    from divergence_doctor.trace import Table, Trace
+
+_MARK: Final = "▶"
+_FAILING: Final = "bold red"
+_STYLES: Final = {"diverged": "bold red", "healthy": "bold green", "inconclusive": "bold yellow"}
+_TRIAL_STYLES: Final = {"finite": "green", "still-fails": "red", "not-run": "dim"}
+
+
+def step_tables(trace: Trace, screen: Screen, *, step: int | None) -> None:
+    """Put the tables of a trace on the screen.
+
+    Args:
+        trace: the trace.
+        screen: takes the tables.
+        step: the step of the layers and gradients; the failing one by default, else the last.
+
+    Raises:
+        UsageError: the trace holds no such step.
+    """
+    from divergence_doctor.diagnosis import diagnose
+    from divergence_doctor.reporters import document
+
+    _check_step(trace, step)
+    told = document(trace, diagnose(trace))
+    screen.text(told.headline, _STYLES[told.outcome])
+    screen.text(told.summary)
+    _steps(screen, told)
+    shown = told.layers_step if step is None else step
+    _layers(trace, screen, told, shown)
+    _gradients(trace, screen, shown)
+    if told.where is not None and step in (None, told.where.step):
+        _first_bad_op(screen, told)
+    _trials(screen, told)
+
+
+def layer_tables(trace: Trace, screen: Screen, *, name: str, step: int | None) -> None:
+    """Put every tensor of one layer on the screen.
+
+    Args:
+        trace: the trace.
+        screen: takes the table.
+        name: path of the layer, or the end of it.
+        step: only this step; all of them by default.
+
+    Raises:
+        UsageError: the trace holds no such layer, or no such step.
+    """
+    _check_step(trace, step)
+    layer = _find_layer(trace, name)
+    screen.text(layer, "bold")
+    for row in trace.table("layers").select(layer=layer).rows():
+        for label in ("layer_class", "activation", "dtype", "parameters", "config"):
+            if row[label] not in ("", -1):
+                screen.text(f"{label.replace('layer_', '')}: {row[label]}")
+    screen.heading("Tensors, in the order in which they were seen")
+    screen.table(
+        ("step", "what", "shape", "dtype", "min", "max", "mean", "std", "l2", "NaN", "Inf"),
+        [_tensor(what, row) for what, row in _tensors_of(trace, layer, step)],
+        left=("what", "shape"),
+    )
+
+
+# ---------------------------------------------------------------------- the parts
+
+
+def _steps(screen: Screen, told: Document) -> None:
+    screen.heading("Steps")
+    screen.table(
+        ("", "step", "loss", "rate", "scale", "|gradient|", "|update|", "|weights|", "then"),
+        [
+            (
+                _MARK if row.failing else "",
+                str(row.step),
+                _figure(row.loss, absent="NaN"),
+                _figure(row.learning_rate),
+                _figure(row.loss_scale),
+                _figure(row.gradient_norm),
+                _figure(row.update_norm),
+                _figure(row.weight_norm),
+                row.state,
+            )
+            for row in told.steps
+        ],
+        left=("then",),
+        styles=[_FAILING if row.failing else "" for row in told.steps],
+    )
+
+
+def _layers(trace: Trace, screen: Screen, told: Document, step: int) -> None:
+    from divergence_doctor.reporters import _tables
+
+    rows: Sequence[LayerRow] = told.layers
+    if step != told.layers_step:
+        rows = _tables.layers(trace, None, step)
+    screen.heading(f"Layers at step {step}, in the order of execution")
+    screen.table(
+        ("", "layer", "class", "|forward|", "NaN/Inf", "|gradient|", "NaN/Inf", "|weight|", "ratio"),
+        [
+            (
+                _MARK if row.blamed else "",
+                row.layer,
+                row.layer_class,
+                _figure(row.forward_absmax),
+                _count(row.forward_nonfinite),
+                _figure(row.gradient_absmax),
+                _count(row.gradient_nonfinite),
+                _figure(row.weight_absmax),
+                _figure(row.update_ratio),
+            )
+            for row in rows
+        ],
+        left=("layer", "class"),
+        styles=[_layer_style(row) for row in rows],
+    )
+    screen.text("|…| is the largest magnitude, ratio |update| / |weights| in L2.", "dim")
+
+
+def _layer_style(row: LayerRow) -> str:
+    if row.blamed:
+        return _FAILING
+    return "red" if row.forward_nonfinite or row.gradient_nonfinite else ""
+
+
+def _gradients(trace: Trace, screen: Screen, step: int) -> None:
+    table = trace.table("gradients").select(step=step)
+    table = table.where(table["variable"] != "")
+    if not len(table):
+        return
+    updates = trace.table("updates").select(step=step)
+    ratios = dict(zip(updates["variable"], updates["ratio"], strict=True))
+    rows = list(table.rows())
+    screen.heading(f"Gradients of the variables at step {step}")
+    screen.table(
+        ("variable", "shape", "|gradient|", "l2", "NaN/Inf", "zero", "ratio"),
+        [
+            (
+                row["variable"],
+                row["shape"],
+                _figure(row["absmax"]),
+                _figure(row["l2"]),
+                _count(_nonfinite(row)),
+                _share(row["zero"], row["size"]),
+                _figure(float(ratios.get(row["variable"], math.nan))),
+            )
+            for row in rows
+        ],
+        left=("variable", "shape"),
+        styles=["red" if _nonfinite(row) else "" for row in rows],
+    )
+
+
+def _first_bad_op(screen: Screen, told: Document) -> None:
+    where = told.where
+    if where is None:
+        return
+    screen.heading("First bad op")
+    screen.text(where.sentence.replace("`", ""))
+    if where.message:
+        screen.text(where.message, "dim")
+    if where.operands:
+        screen.table(
+            ("", "came from", "shape", "dtype", "at the bad element", "min", "max", "NaN/Inf", "zero"),
+            [
+                (
+                    f"{operand.role} {operand.position}",
+                    operand.origin,
+                    operand.shape,
+                    operand.dtype,
+                    _figure(operand.value),
+                    _figure(operand.low),
+                    _figure(operand.high),
+                    _count(operand.nonfinite),
+                    _share(operand.zero, operand.size),
+                )
+                for operand in where.operands
+            ],
+            left=("", "came from", "shape"),
+        )
+    if where.stack:
+        screen.text(where.stack, "dim")
+
+
+def _trials(screen: Screen, told: Document) -> None:
+    if not told.proof:
+        return
+    screen.heading("Trials: the same steps with one thing changed")
+    screen.table(
+        ("trial", "changed", "then", "seen"),
+        [(trial.name, trial.changed, trial.then, trial.detail) for trial in told.proof],
+        left=("trial", "changed", "then", "seen"),
+        styles=[_TRIAL_STYLES.get(trial.outcome, "") for trial in told.proof],
+    )
+    screen.text(told.proof_sentence)
+
+
+# ---------------------------------------------------------------------- one layer
+
+
+def _find_layer(trace: Trace, name: str) -> str:
+    known = [str(layer) for layer in trace.table("layers")["layer"] if layer]
+    known += [str(layer) for layer in trace.table("activations")["layer"] if layer]
+    known = list(dict.fromkeys(known))
+    if name in known:
+        return name
+    ending = [layer for layer in known if layer.endswith(f"/{name}")]
+    if len(ending) == 1:
+        return ending[0]
+    raise UsageError(
+        "unknown-layer",
+        f"the trace has no layer {clean(name)!r}",
+        why=f"{len(ending)} layers end so: {', '.join(clean(layer) for layer in ending[:5])}"
+        if ending
+        else f"it holds {len(known)} layers, and none is called so",
+        fix=suggestion(name, [clean(layer) for layer in known], "`doctor inspect` lists the layers"),
+    )
+
+
+def _check_step(trace: Trace, step: int | None) -> None:
+    known = [int(one) for one in trace.table("steps")["step"]]
+    if step is None or step in known:
+        return
+    raise UsageError(
+        "unknown-step",
+        f"the trace has no step {step}",
+        why=f"it holds steps {known[0]} to {known[-1]}" if known else "it holds no steps",
+        fix=f"give --step {known[-1]}, for example" if known else "replay with --steps N",
+    )
+
+
+def _tensors_of(
+    trace: Trace, layer: str, step: int | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what is known of each tensor of a layer, step by step, with what it is."""
+    steps = [int(one) for one in trace.table("steps")["step"]]
+    for now in steps if step is None else [step]:
+        for what, table, name in (
+            ("value of {}", "weights", "variable"),
+            ("{}", "activations", "role"),
+            ("gradient of {}", "gradients", "variable"),
+            ("update of {}", "updates", "variable"),
+        ):
+            for row in _first_values(trace.table(table).select(step=now, layer=layer)):
+                yield what.format(_called(layer, row, name)), row
+
+
+def _first_values(table: Table) -> Iterable[dict[str, Any]]:
+    """Return the rows, of weights only those before the step."""
+    return (table.select(when="before") if "when" in table else table).rows()
+
+
+def _called(layer: str, row: dict[str, Any], column: str) -> str:
+    name = str(row[column]).removeprefix(f"{layer}/") or "output"
+    return f"{name} (call {row['call']})" if row.get("call", 0) > 0 else name
+
+
+def _tensor(what: str, row: dict[str, Any]) -> tuple[str, ...]:
+    figures = (_figure(row[column]) for column in ("min", "max", "mean", "std", "l2"))
+    return (
+        str(row["step"]),
+        what,
+        row["shape"],
+        row["dtype"],
+        *figures,
+        _count(row["nan"]),
+        _count(row["posinf"] + row["neginf"]),
+    )
+
+
+# ---------------------------------------------------------------------- figures
+
+
+def _nonfinite(row: dict[str, Any]) -> int:
+    return sum(max(int(row[column]), 0) for column in ("nan", "posinf", "neginf"))
+
+
+def _figure(value: float, *, absent: str = "") -> str:
+    """Return a figure; a statistic that is NaN is one that there is none of."""
+    if math.isnan(value):
+        return absent
+    return f"{value:.4g}" if math.isfinite(value) else "Inf" if value > 0 else "-Inf"
+
+
+def _count(count: int) -> str:
+    return f"{count:,}" if count > 0 else "-"
+
+
+def _share(count: int, size: int) -> str:
+    return f"{count / size:.0%}" if count > 0 and size > 0 else "-"

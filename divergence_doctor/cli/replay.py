@@ -1,0 +1,110 @@
+"""``doctor replay``: replay the failing step, name the cause, write trace and report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from divergence_doctor.cli._progress import Progress
+from divergence_doctor.cli._tell import tell
+
+CHECKPOINT = Annotated[
+    str, typer.Argument(metavar="CKPT", help="The checkpoint from before the failing step.")
+]
+BATCHES = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[BATCH]...", help="The batch (.npz); several, or a folder, are steps."),
+]
+
+
+def replay(  # noqa: PLR0913 - every flag of the command is a parameter of it
+    checkpoint: CHECKPOINT,
+    batches: BATCHES = None,
+    *,
+    out: Annotated[
+        Path | None, typer.Option(help="Output folder. [default: <ckpt stem>-diagnosis]")
+    ] = None,
+    custom_objects: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODULE_OR_FILE", help="Import before loading; repeatable."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE_OR_FILE:FUNCTION", help="Factory of the compiled model."),
+    ] = None,
+    loss: Annotated[str | None, typer.Option(help="Loss to use instead of the checkpoint's.")] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="Optimizer to use instead of the checkpoint's.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Learning rate to use instead.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Replay at most this many steps.")] = 10,
+    trials: Annotated[bool, typer.Option(help="Run the interventions that prove a cause.")] = True,
+    budget: Annotated[float, typer.Option(min=0, help="Seconds for the trials.")] = 300.0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed where none is kept.")] = 0,
+    trust: Annotated[bool, typer.Option("--trust", help="Allow what can run code on loading.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print report.json to standard output.")] = False,
+    fail_on_divergence: Annotated[
+        bool, typer.Option("--fail-on-divergence", help="Exit 3 when the step diverged.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing output folder.")] = False,
+    time_limit: Annotated[
+        float, typer.Option(min=1, help="Seconds that the replay may take.")
+    ] = 3_600.0,
+    memory_limit: Annotated[
+        float | None, typer.Option(min=0.1, help="GiB it may take. [default: 90% of the machine]")
+    ] = None,
+) -> None:
+    """Replay the failing step, name the cause, prove it, and write the report."""
+    from divergence_doctor.examination import Request
+    from divergence_doctor.postmortem import postmortem
+
+    request = Request(
+        checkpoint=checkpoint,
+        batches=tuple(_given(batches)),
+        custom_objects=tuple(custom_objects or ()),
+        model=model,
+        loss=loss,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        trust=trust,
+        steps=steps,
+        trials=trials,
+        budget=budget,
+        seed=seed,
+    )
+    folder = out if out is not None else Path(f"{_stem(checkpoint)}-diagnosis")
+    with Progress(steps=steps) as progress:
+        done = postmortem(
+            request,
+            folder,
+            force=force,
+            time_limit=time_limit,
+            memory_limit=None if memory_limit is None else int(memory_limit * 2**30),
+            on_tick=progress.show,
+        )
+    tell(done.trace, done.diagnosis, done.folder, as_json=json)
+    if done.limit is not None:
+        typer.echo(f"{done.limit}; what was recorded until then is in {done.folder}", err=True)
+        raise SystemExit(5)
+    if fail_on_divergence and done.diagnosis.outcome == "diverged":
+        raise SystemExit(3)
+
+
+def _given(batches: list[str] | None) -> list[str]:
+    from divergence_doctor.errors import UsageError
+
+    if not batches:
+        raise UsageError(
+            "no-batch",
+            "no BATCH was given",
+            why="a checkpoint does not hold the batch that broke the step",
+            fix="save it with np.savez('batch.npz', x=x, y=y) and name it after the checkpoint",
+        )
+    return batches
+
+
+def _stem(checkpoint: str) -> str:
+    name = Path(checkpoint).name or Path(checkpoint).resolve().name
+    return name.removesuffix(".weights.h5").rsplit(".", 1)[0] or "checkpoint"

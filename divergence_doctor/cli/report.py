@@ -1,0 +1,40 @@
+"""``doctor report``: diagnose a trace again, by the rules of today, and write the reports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from divergence_doctor.cli._tell import tell
+
+
+def report(
+    trace: Annotated[
+        Path, typer.Argument(metavar="TRACE.h5", help="A trace that `doctor replay` wrote.")
+    ],
+    *,
+    out: Annotated[
+        Path | None, typer.Option(help="Output folder. [default: <trace stem>-report]")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print report.json to standard output.")] = False,
+    fail_on_divergence: Annotated[
+        bool, typer.Option("--fail-on-divergence", help="Exit 3 when the step diverged.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing output folder.")] = False,
+) -> None:
+    """Diagnose a trace again and write the reports; needs no TensorFlow."""
+    from divergence_doctor.diagnosis import diagnose
+    from divergence_doctor.output import whole_folder
+    from divergence_doctor.reporters import write_reports
+    from divergence_doctor.trace import Trace
+
+    opened = Trace.open(trace)
+    target = out if out is not None else Path(f"{trace.stem}-report")
+    with whole_folder(target, force=force) as folder:
+        diagnosis = diagnose(opened)
+        write_reports(opened, diagnosis, folder)
+    tell(opened, diagnosis, target, as_json=json)
+    if fail_on_divergence and diagnosis.outcome == "diverged":
+        raise SystemExit(3)

@@ -1,0 +1,189 @@
+"""From a dead run to a report: open, replay, judge, prove, report. The whole story, in one place."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from divergence_doctor import errors, supervision
+from divergence_doctor._clean import clean
+from divergence_doctor.diagnosis import Diagnosis, diagnose
+from divergence_doctor.errors import DoctorError
+from divergence_doctor.examination import (
+    ERROR,
+    ERROR_STATUS,
+    JOURNAL,
+    MINIMAL_BATCH,
+    PLACE,
+    TRACE,
+    Request,
+    examine,
+)
+from divergence_doctor.output import guarded, whole_folder
+from divergence_doctor.reporters import write_reports
+from divergence_doctor.trace import Trace, TraceBuilder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Variables of the user's environment that the child keeps: what TensorFlow, CUDA and Python go by.
+_KEPT: Final = frozenset(
+    {"PATH", "HOME", "USER", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "TZ"}
+)
+_KEPT_PREFIXES: Final = ("PYTHON", "TF_", "CUDA", "NVIDIA", "XLA_", "OMP_", "KMP_", "MKL_", "LC_",
+                         "KERAS", "ROCM", "HIP_", "DNNL_", "ONEDNN", "COVERAGE")  # fmt: skip
+DEFAULT_TIME_LIMIT: Final = 3_600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Postmortem:
+    """What came of it.
+
+    Attributes:
+        trace: what was recorded.
+        diagnosis: what it means.
+        folder: where everything was written.
+        limit: the limit that was hit, in words; None when the replay ran to its end.
+    """
+
+    trace: Trace
+    diagnosis: Diagnosis
+    folder: Path
+    limit: str | None = None
+
+
+def postmortem(
+    request: Request,
+    out: str | Path,
+    *,
+    force: bool = False,
+    in_process: bool = False,
+    time_limit: float = DEFAULT_TIME_LIMIT,
+    memory_limit: int | None = None,
+    on_tick: Callable[[supervision.Place], None] = lambda _place: None,
+) -> Postmortem:
+    """Replay the failing step, diagnose it, and write trace and reports into a folder.
+
+    Args:
+        request: checkpoint, batches, and how to replay them.
+        out: the output folder; it appears whole, or not at all.
+        force: replace an output folder that exists.
+        in_process: replay in this process instead of a limited child (for notebooks).
+        time_limit: seconds that the child may take.
+        memory_limit: resident bytes that the child may take; nine tenths of the machine by default.
+        on_tick: told about twenty times a second where the child is.
+
+    Raises:
+        DoctorError: an input cannot be understood or is refused, or the output cannot be written.
+    """
+    target = Path(out)
+    if not in_process:
+        _preflight(request)
+    with whole_folder(target, force=force) as folder:
+        if in_process:
+            trace, limit = examine(request, folder), None
+        else:
+            trace, limit = _in_child(
+                request,
+                folder,
+                time_limit=time_limit,
+                memory_limit=memory_limit or supervision.default_memory_limit(),
+                on_tick=on_tick,
+            )
+        diagnosis = diagnose(trace)
+        write_reports(trace, diagnosis, folder)
+    return Postmortem(trace, diagnosis, target, limit)
+
+
+def _preflight(request: Request) -> None:
+    """Refuse what needs no TensorFlow to be refused, before anyone waits for its import."""
+    from divergence_doctor.batches import read_batches
+    from divergence_doctor.checkpoints import choose
+
+    path = Path(request.checkpoint)
+    choose(path, request.options()).preflight(path, request.options())
+    read_batches([Path(batch) for batch in request.batches])
+
+
+# ---------------------------------------------------------------------- the child
+
+
+def _in_child(
+    request: Request,
+    folder: Path,
+    *,
+    time_limit: float,
+    memory_limit: int,
+    on_tick: Callable[[supervision.Place], None],
+) -> tuple[Trace, str | None]:
+    with tempfile.TemporaryDirectory(prefix="divergence-doctor-") as name:
+        work = Path(name)
+        (work / "request.json").write_text(request.to_json(), encoding="utf-8")
+        ended = supervision.supervise(
+            "divergence_doctor.examination",
+            [str(work / "request.json")],
+            place=supervision.PlaceFile(work / PLACE),
+            log=work / "log.txt",
+            environment=_environment(os.environ),
+            time_limit=time_limit,
+            memory_limit=memory_limit,
+            on_tick=on_tick,
+        )
+        if ended.how == "finished":
+            _raise_what_it_said(ended.status, work)
+            _take(work, folder)
+            return Trace.open(folder / TRACE), None
+        trace = _what_was_recorded(work, ended)
+        trace.save(folder / TRACE)
+        limit = ended.sentence if ended.how in {"time", "memory"} else None
+        return Trace.open(folder / TRACE), limit
+
+
+def _environment(whole: Mapping[str, str]) -> dict[str, str]:
+    kept = {
+        name: value
+        for name, value in whole.items()
+        if name in _KEPT or name.startswith(_KEPT_PREFIXES)
+    }
+    kept.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    kept["KERAS_BACKEND"] = "tensorflow"
+    return kept
+
+
+def _raise_what_it_said(status: int, work: Path) -> None:
+    if status == ERROR_STATUS and (work / ERROR).is_file():
+        fields = json.loads((work / ERROR).read_text(encoding="utf-8"))
+        kind = errors.BY_NAME.get(fields["type"], DoctorError)
+        raise kind(fields["slug"], fields["message"], why=fields["why"], fix=fields["fix"])
+    if status != 0 or not (work / TRACE).is_file():
+        log = (work / "log.txt").read_text(encoding="utf-8", errors="replace")
+        lines = [clean(line, 400) for line in log.strip().splitlines()[-25:]]
+        raise ChildBugError("\n".join(lines))
+
+
+class ChildBugError(Exception):
+    """The replay died of an error that the doctor did not expect: a bug in the doctor."""
+
+
+def _take(work: Path, folder: Path) -> None:
+    for name in (TRACE, MINIMAL_BATCH):
+        if (work / name).is_file():
+            guarded(folder / name, lambda name=name: shutil.copyfile(work / name, folder / name))
+
+
+def _what_was_recorded(work: Path, ended: supervision.Ended) -> Trace:
+    """Return the trace of a child that did not come to its end, out of its journal."""
+    journal = work / JOURNAL
+    builder = TraceBuilder.from_journal(journal) if journal.is_file() else TraceBuilder()
+    died = {"how": ended.how, "status": ended.status, "place": str(ended.place), "peak": ended.peak}
+    if builder.context.get("outcome") == "diverged":
+        builder.describe(died=died)
+    else:
+        builder.describe(died=died, outcome="inconclusive", outcome_because=ended.sentence)
+    return builder.build()

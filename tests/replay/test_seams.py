@@ -1,0 +1,143 @@
+"""Each private door of TensorFlow and Keras: is it where we go through it, and shut behind us?"""
+
+import numpy as np
+import pytest
+
+from divergence_doctor.replay import _seams as seams
+
+pytestmark = pytest.mark.usefixtures("keras")
+
+
+@pytest.fixture
+def tf():
+    return pytest.importorskip("tensorflow")
+
+
+def test_the_op_callback_sees_every_eager_op_and_is_gone_afterwards(tf):
+    seen = []
+    with seams.op_callback(lambda kind, *_args, **_kwargs: seen.append(kind)):
+        tf.math.log(tf.constant([1.0]) + 1.0)
+    tf.math.exp(tf.constant([1.0]))
+    assert seen == ["AddV2", "Log"]
+
+
+def test_assigning_into_the_outputs_replaces_the_result_and_the_gradient_follows(tf):
+    def double_sums(kind, _inputs, _attrs, outputs, *_rest):
+        if kind == "AddV2":
+            outputs[0] = outputs[0] * 2.0
+
+    x = tf.Variable([1.0])
+    with seams.op_callback(double_sums), tf.GradientTape() as tape:
+        y = tf.math.log(x + 1.0)
+    assert float(y[0]) == pytest.approx(np.log(4.0))
+    assert float(tape.gradient(y, x)[0]) == pytest.approx(2.0 / 4.0)
+
+
+def test_the_gradient_function_is_called_with_the_forward_tensors(tf):
+    calls = []
+
+    def wrap(original):
+        def differentiate(name, attrs, count, inputs, outputs, grads, *rest):
+            calls.append((name, [seams.identity(tensor) for tensor in inputs or []]))
+            return original(name, attrs, count, inputs, outputs, grads, *rest)
+
+        return differentiate
+
+    x = tf.constant([2.0])
+    with seams.gradient_function(wrap), tf.GradientTape() as tape:
+        tape.watch(x)
+        y = tf.math.log(x)
+        tape.gradient(y, x)
+    assert calls == [("Log", [seams.identity(x)])]
+    calls.clear()
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = tf.math.log(x)
+    tape.gradient(y, x)
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (seams.layer_class, "__call__"),
+        (seams.operation_class, "__call__"),
+        (seams.trainer_class, "_compute_loss"),
+        (seams.trainer_class, "_aggregate_additional_loss"),
+        (seams.base_loss_class, "__call__"),
+        (seams.loss_module, "reduce_weighted_values"),
+        (seams.tape_class, "gradient"),
+        (seams.optimizer_class, "apply"),
+        (seams.loss_scale_class, "apply"),
+    ],
+)
+def test_what_is_wrapped_is_there_and_put_back_even_after_an_error(owner, name):
+    before = vars(owner())[name]
+    with pytest.raises(RuntimeError), seams.patched(owner(), name, lambda original: original):
+        raise RuntimeError
+    assert vars(owner())[name] is before
+
+
+def test_an_inherited_attribute_is_taken_away_again():
+    class Base:
+        value = 1
+
+    class Child(Base):
+        pass
+
+    with seams.patched(Child, "value", lambda old: old + 1):
+        assert Child.value == 2
+    assert "value" not in vars(Child)
+
+
+def test_a_view_shares_the_memory_of_a_tensor_on_the_host(tf):
+    tensor = tf.constant([1.0, 2.0])
+    assert np.shares_memory(seams.view(tensor), np.asarray(memoryview(tensor)))
+
+
+def test_a_view_of_bfloat16_keeps_its_dtype(tf):
+    assert str(seams.view(tf.constant([1.0], dtype=tf.bfloat16)).dtype) == "bfloat16"
+
+
+def test_the_handle_of_a_keras_variable_is_what_its_reads_take_in(keras, tf):
+    variable = keras.Variable([1.0])
+    inputs = []
+    with seams.op_callback(lambda _kind, ins, *_rest: inputs.extend(ins)):
+        tf.identity(variable.value)
+    assert seams.identity(seams.handle_of(variable)) in [seams.identity(t) for t in inputs]
+
+
+def test_what_runs_unrecorded_is_on_no_tape(tf):
+    x = tf.Variable(2.0)
+    with tf.GradientTape() as tape:
+        with seams.unrecorded():
+            y = x * x
+    assert tape.gradient(y, x) is None
+
+
+def test_a_mask_survives_being_put_on_another_tensor(keras, tf):
+    tensor, mask = tf.ones((1, 2)), tf.constant([[True, False]])
+    seams.set_keras_mask(tensor, mask)
+    assert seams.keras_mask(tensor) is mask
+
+
+def test_the_global_seed_generator_starts_again_once_forgotten(keras):
+    keras.utils.set_random_seed(3)
+    seams.forget_global_seed_generator()
+    first = np.asarray(keras.random.normal((3,)))
+    keras.utils.set_random_seed(3)
+    seams.forget_global_seed_generator()
+    np.testing.assert_array_equal(np.asarray(keras.random.normal((3,))), first)
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_a_scaled_rate_is_scaled_for_a_while(keras, scheduled):
+    rate = 0.1
+    if scheduled:
+        rate = keras.optimizers.schedules.PiecewiseConstantDecay([5], [0.1, 0.01])
+    optimizer = keras.optimizers.SGD(rate)
+    optimizer.build([keras.Variable([1.0])])
+    with seams.scaled_rate(optimizer, 0.1):
+        assert float(optimizer.learning_rate) == pytest.approx(0.01)
+    if scheduled:
+        assert float(optimizer.learning_rate) == pytest.approx(0.1)
