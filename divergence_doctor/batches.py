@@ -663,7 +663,7 @@ def _std_max(columns: NDArray[np.float64]) -> float:
     if scale == 0:
         return 0.0
     # Scaled to at most 1, so that no square overflows.
-    values = np.where(finite, columns, 0.0); scale = 1.0
+    values = np.where(finite, columns, 0.0) / scale
     divisor = np.maximum(counts, 1)
     mean = values.sum(axis=0) / divisor
     deviation = np.where(finite, values - mean, 0.0)

@@ -133,9 +133,14 @@ def examine(
     with _timed(timings, "replay"):
         engine = Engine(opened.model, fed, builder, progress)
         engine.replay(steps=request.steps, seed=request.seed)
-    if request.trials:
+    bench = _bench(request, engine, snapshot, batches, builder)
+    if bench is not None:
+        with _timed(timings, "chain"):
+            progress(-1, "chain of origin", "")
+            _chain(bench, engine, builder)
+    if bench is not None and request.trials:
         with _timed(timings, "trials"):
-            _prove(request, engine, snapshot, batches, builder, folder, progress)
+            _prove(request, bench, builder, folder, progress)
     builder.describe(run={**builder.context["run"], "timings": timings})
     progress(-1, "writing the trace", "")
     trace = builder.build()
@@ -143,23 +148,16 @@ def examine(
     return trace
 
 
-def _prove(
-    request: Request,
-    engine: Any,
-    snapshot: Any,
-    batches: tuple[Batch, ...],
-    builder: TraceBuilder,
-    folder: Path,
-    progress: Callable[[int, str, str], None],
-) -> None:
-    """Run the trials that the suspects call for, and find the smallest batch that still fails."""
+def _bench(
+    request: Request, engine: Any, snapshot: Any, batches: tuple[Batch, ...], builder: TraceBuilder
+) -> Any:
+    """Return the failing step, ready for experiments; None where nothing failed."""
     from divergence_doctor.replay import Bench
-    from divergence_doctor.trials import prove
 
     trace = builder.build()
     if trace.outcome != "diverged":
-        return
-    bench = Bench(
+        return None
+    return Bench(
         engine.model,
         snapshot,
         batches,
@@ -169,8 +167,28 @@ def _prove(
         stream=engine.last_stream,
         losses=[str(name) for name in trace.table("targets")["loss"]],
     )
+
+
+def _chain(bench: Any, engine: Any, builder: TraceBuilder) -> None:
+    from divergence_doctor.replay.chain import measure
+
+    primary = next((event for event in engine.last_stream.events if event.primary), None)
+    if primary is not None:
+        measure(bench, primary, builder.rows("steps")[-1]["step"], builder)
+
+
+def _prove(
+    request: Request,
+    bench: Any,
+    builder: TraceBuilder,
+    folder: Path,
+    progress: Callable[[int, str, str], None],
+) -> None:
+    """Run the trials that the suspects call for, and find the smallest batch that still fails."""
+    from divergence_doctor.trials import prove
+
     prove(
-        diagnosis.plan(trace),
+        diagnosis.plan(builder.build()),
         bench,
         builder,
         budget=request.budget,
@@ -178,9 +196,9 @@ def _prove(
     )
     verdict = diagnosis.diagnose(builder.build())
     samples = list(verdict.main.finding.samples) if verdict.main is not None else []
-    if samples and len(batches) == 1:
+    if samples and len(bench.batches) == 1:
         progress(-1, "minimal batch", "")
-        _minimal(bench, batches[0], samples, builder, folder)
+        _minimal(bench, bench.batches[0], samples, builder, folder)
 
 
 def _minimal(

@@ -320,6 +320,14 @@ def test_a_flipped_bit_in_the_data_is_noticed(tmp_path):
     assert "CRC" in refusal(tmp_path / "flipped.npz", RefusedError).why
 
 
+def test_a_flipped_bit_is_noticed_where_more_than_the_array_is_stored(tmp_path):
+    path = member(tmp_path, npy(np.arange(50.0)) + b"tail")
+    whole = bytearray(path.read_bytes())
+    whole[300] ^= 1
+    path.write_bytes(whole)
+    assert "CRC" in refusal(path, RefusedError).why
+
+
 def test_a_check_sum_that_lies_about_deflated_data_is_noticed(tmp_path):
     np.savez_compressed(tmp_path / "b.npz", x=np.arange(5000.0))
     whole = bytearray((tmp_path / "b.npz").read_bytes())

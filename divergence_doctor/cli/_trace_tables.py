@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from divergence_doctor._clean import clean
 from divergence_doctor.cli._suggest import suggestion
 from divergence_doctor.errors import UsageError
+from divergence_doctor.reporters._text import NONE, measured, number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -87,12 +88,12 @@ def _steps(screen: Screen, told: Document) -> None:
             (
                 _MARK if row.failing else "",
                 str(row.step),
-                _figure(row.loss, absent="NaN"),
-                _figure(row.learning_rate),
-                _figure(row.loss_scale),
-                _figure(row.gradient_norm),
-                _figure(row.update_norm),
-                _figure(row.weight_norm),
+                number(row.loss),
+                measured(row.learning_rate),
+                measured(row.loss_scale),
+                measured(row.gradient_norm),
+                measured(row.update_norm),
+                measured(row.weight_norm),
                 row.state,
             )
             for row in told.steps
@@ -116,12 +117,12 @@ def _layers(trace: Trace, screen: Screen, told: Document, step: int) -> None:
                 _MARK if row.blamed else "",
                 row.layer,
                 row.layer_class,
-                _figure(row.forward_absmax),
+                measured(row.forward_absmax),
                 _count(row.forward_nonfinite),
-                _figure(row.gradient_absmax),
+                measured(row.gradient_absmax),
                 _count(row.gradient_nonfinite),
-                _figure(row.weight_absmax),
-                _figure(row.update_ratio),
+                measured(row.weight_absmax),
+                measured(row.update_ratio),
             )
             for row in rows
         ],
@@ -152,11 +153,11 @@ def _gradients(trace: Trace, screen: Screen, step: int) -> None:
             (
                 row["variable"],
                 row["shape"],
-                _figure(row["absmax"]),
-                _figure(row["l2"]),
+                measured(row["absmax"]),
+                measured(row["l2"]),
                 _count(_nonfinite(row)),
                 _share(row["zero"], row["size"]),
-                _figure(float(ratios.get(row["variable"], math.nan))),
+                measured(float(ratios.get(row["variable"], math.nan))),
             )
             for row in rows
         ],
@@ -182,9 +183,9 @@ def _first_bad_op(screen: Screen, told: Document) -> None:
                     operand.origin,
                     operand.shape,
                     operand.dtype,
-                    _figure(operand.value),
-                    _figure(operand.low),
-                    _figure(operand.high),
+                    measured(operand.value),
+                    measured(operand.low),
+                    measured(operand.high),
                     _count(operand.nonfinite),
                     _share(operand.zero, operand.size),
                 )
@@ -270,7 +271,7 @@ def _called(layer: str, row: dict[str, Any], column: str) -> str:
 
 
 def _tensor(what: str, row: dict[str, Any]) -> tuple[str, ...]:
-    figures = (_figure(row[column]) for column in ("min", "max", "mean", "std", "l2"))
+    figures = (measured(row[column]) for column in ("min", "max", "mean", "std", "l2"))
     return (
         str(row["step"]),
         what,
@@ -289,16 +290,9 @@ def _nonfinite(row: dict[str, Any]) -> int:
     return sum(max(int(row[column]), 0) for column in ("nan", "posinf", "neginf"))
 
 
-def _figure(value: float, *, absent: str = "") -> str:
-    """Return a figure; a statistic that is NaN is one that there is none of."""
-    if math.isnan(value):
-        return absent
-    return f"{value:.4g}" if math.isfinite(value) else "Inf" if value > 0 else "-Inf"
-
-
 def _count(count: int) -> str:
-    return f"{count:,}" if count > 0 else "-"
+    return f"{count:,}" if count > 0 else NONE
 
 
 def _share(count: int, size: int) -> str:
-    return f"{count / size:.0%}" if count > 0 and size > 0 else "-"
+    return f"{count / size:.0%}" if count > 0 and size > 0 else NONE

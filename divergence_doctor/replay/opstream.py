@@ -383,6 +383,20 @@ class OpStream:
             return None
         return made, self.ops[made].outputs.index(key)
 
+    def leaf(self, key: int) -> tuple[str, str]:
+        """Return what a tensor that no op made is: an array of the batch, or a constant."""
+        return self._names.get(key, ("constant", "constant"))
+
+    def is_from_batch(self, key: int) -> bool:
+        """Say whether a tensor was computed from the batch."""
+        return key in self._from_batch
+
+    def variable_read_by(self, op: Op) -> str:
+        """Return the path of the variable that an op reads; empty for any other op."""
+        if op.op_type not in _READS or not op.inputs:
+            return ""
+        return self._handles.get(op.inputs[0], "")
+
     def _bad_inputs(self, inputs: Sequence[Any]) -> dict[int, Taint]:
         taints: dict[int, Taint] = {}
         for tensor in inputs:

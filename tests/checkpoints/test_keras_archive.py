@@ -546,6 +546,23 @@ def test_a_loss_scale_comes_back_under_a_float32_policy(tmp_path, functional):
     assert opened.source["dtype_policy"] == "mixed_float16"
 
 
+def test_a_loss_scale_comes_back_where_most_layers_are_float32(tmp_path):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        inputs = keras.Input((4,))
+        hidden = keras.layers.Dense(2)(inputs)
+        for _ in range(2):
+            hidden = keras.layers.Dense(2, dtype="float32")(hidden)
+        model = keras.Model(inputs, keras.layers.Dense(1, dtype="float32")(hidden))
+        model.compile("adam", "mse")
+        fitted(model).save(tmp_path / "m.keras")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    opened = load(tmp_path / "m.keras")
+    assert opened.fidelity["optimizer_state"] == "restored"
+    assert type(opened.model.optimizer).__name__ == "LossScaleOptimizer"
+
+
 def test_a_learning_rate_reaches_the_optimizer_under_the_loss_scale(tmp_path):
     saved_mixed(tmp_path / "m.keras", functional=False)
     opened = load(tmp_path / "m.keras", learning_rate=0.125)
