@@ -321,7 +321,7 @@ def test_a_flipped_bit_in_the_data_is_noticed(tmp_path):
 
 
 def test_a_flipped_bit_is_noticed_where_more_than_the_array_is_stored(tmp_path):
-    path = member(tmp_path, npy(np.arange(50.0)) + b"tail")
+    path = member(tmp_path, npy(np.arange(50.0)) + bytes(10_000))
     whole = bytearray(path.read_bytes())
     whole[300] ^= 1
     path.write_bytes(whole)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from typing import Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
@@ -15,7 +16,6 @@ BUG: Final = 1
 
 app = typer.Typer(
     name="doctor",
-    help="Say why a Keras training run died of NaN: replay the failing step, prove the cause.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     rich_markup_mode=None,
@@ -30,23 +30,49 @@ app.command("explain")(explain.explain)
 app.command("env")(env.env)
 
 
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - Typer calls it with the flag's value
+    if wanted:
+        from divergence_doctor import __version__
+
+        typer.echo(f"divergence_doctor {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def doctor(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version."),
+    ] = False,
+) -> None:
+    """Say why a Keras training run died of NaN: replay the failing step, prove the cause."""
+    del version
+
+
 def main() -> NoReturn:
     """Run the command line; the one place where an error becomes its message."""
+    signal.signal(signal.SIGTERM, _end)
     try:
         app()
     except DoctorError as error:
         print(error, file=sys.stderr)  # noqa: T201 - plain text on standard error
         sys.exit(error.exit_status)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as ended:
+        # Typer turns Ctrl-C into an exit of its own, which says nothing.
+        if isinstance(ended, SystemExit) and ended.code != INTERRUPTED:
+            raise
         print("interrupted; nothing was written", file=sys.stderr)  # noqa: T201
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
     except Exception as error:  # noqa: BLE001 - the last door: a user sees no traceback
         _tell_bug(error)
         sys.exit(BUG)
     sys.exit(0)
+
+
+def _end(number: int, _frame: Any) -> NoReturn:
+    """End as Python does on its own errors, so that the child and the partial folder go, too."""
+    sys.exit(128 + number)
 
 
 def _tell_bug(error: Exception) -> None:

@@ -264,7 +264,9 @@ def _twins(array: _Array) -> Iterator[Remark]:
         if seen.setdefault(sample.tobytes(), index) != index
     )
     if rows and len(rows) < len(array.values) - 1:
-        yield array.remark("note", f"an earlier sample once more {array.in_samples(rows)}", rows=rows)
+        yield array.remark(
+            "note", f"an earlier sample once more {array.in_samples(rows)}", rows=rows
+        )
 
 
 def _labels(array: _Array) -> Iterator[Remark]:

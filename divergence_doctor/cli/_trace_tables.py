@@ -111,7 +111,17 @@ def _layers(trace: Trace, screen: Screen, told: Document, step: int) -> None:
         rows = _tables.layers(trace, None, step)
     screen.heading(f"Layers at step {step}, in the order of execution")
     screen.table(
-        ("", "layer", "class", "|forward|", "NaN/Inf", "|gradient|", "NaN/Inf", "|weight|", "ratio"),
+        (
+            "",
+            "layer",
+            "class",
+            "|forward|",
+            "NaN/Inf",
+            "|gradient|",
+            "NaN/Inf",
+            "|weight|",
+            "ratio",
+        ),
         [
             (
                 _MARK if row.blamed else "",
@@ -176,7 +186,17 @@ def _first_bad_op(screen: Screen, told: Document) -> None:
         screen.text(where.message, "dim")
     if where.operands:
         screen.table(
-            ("", "came from", "shape", "dtype", "at the bad element", "min", "max", "NaN/Inf", "zero"),
+            (
+                "",
+                "came from",
+                "shape",
+                "dtype",
+                "at the bad element",
+                "min",
+                "max",
+                "NaN/Inf",
+                "zero",
+            ),
             [
                 (
                     f"{operand.role} {operand.position}",
@@ -228,7 +248,9 @@ def _find_layer(trace: Trace, name: str) -> str:
         why=f"{len(ending)} layers end so: {', '.join(clean(layer) for layer in ending[:5])}"
         if ending
         else f"it holds {len(known)} layers, and none is called so",
-        fix=suggestion(name, [clean(layer) for layer in known], "`doctor inspect` lists the layers"),
+        fix=suggestion(
+            name, [clean(layer) for layer in known], "`doctor inspect` lists the layers"
+        ),
     )
 
 
@@ -244,9 +266,7 @@ def _check_step(trace: Trace, step: int | None) -> None:
     )
 
 
-def _tensors_of(
-    trace: Trace, layer: str, step: int | None
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _tensors_of(trace: Trace, layer: str, step: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield what is known of each tensor of a layer, step by step, with what it is."""
     steps = [int(one) for one in trace.table("steps")["step"]]
     for now in steps if step is None else [step]:

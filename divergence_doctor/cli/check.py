@@ -27,7 +27,7 @@ def check(
     *,
     json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")] = False,
 ) -> None:
-    """Look at a batch alone: NaN, Inf, ranges, labels, weights; needs no model."""
+    """Look at a batch alone: NaN, Inf, ranges, labels, weights."""
     from divergence_doctor.batches import read_batches
     from divergence_doctor.cli._batch_review import review
     from divergence_doctor.cli._screen import Screen, say
@@ -64,7 +64,9 @@ def _show(review: Review, screen: Screen) -> None:
         left=("array", "role", "dtype", "shape"),
     )
     for name, counts in review.classes.items():
-        first = ", ".join(f"{label}: {count}" for label, count in list(counts.items())[:_MOST_CLASSES])
+        first = ", ".join(
+            f"{label}: {count}" for label, count in list(counts.items())[:_MOST_CLASSES]
+        )
         more = f", and {len(counts) - _MOST_CLASSES} more" if len(counts) > _MOST_CLASSES else ""
         screen.text(f"{name} as class ids (id: how often): {first}{more}")
     screen.text("")

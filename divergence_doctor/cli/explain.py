@@ -34,7 +34,7 @@ def explain(
         str, typer.Argument(metavar="CAUSE", help="Id or code, e.g. log-of-zero or DD201.")
     ],
 ) -> None:
-    """Show the page of one cause: what it looks like, why it diverges, how to mend it."""
+    """Show the page of one cause: signs, reason, evidence, fix."""
     from divergence_doctor.cli._screen import Screen
 
     screen = Screen()

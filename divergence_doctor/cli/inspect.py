@@ -19,9 +19,11 @@ def inspect(
     step: Annotated[
         int | None, typer.Option(min=0, help="The step to show. [default: the failing one]")
     ] = None,
-    width: Annotated[int | None, typer.Option(min=40, help="Columns. [default: the terminal's]")] = None,
+    width: Annotated[
+        int | None, typer.Option(min=40, help="Columns. [default: the terminal's]")
+    ] = None,
 ) -> None:
-    """Show tables: steps, layers, gradients, the first bad op with its operands, trials."""
+    """Show a trace as tables: steps, layers, first bad op, trials."""
     from divergence_doctor.cli._screen import Screen
     from divergence_doctor.cli._trace_tables import layer_tables, step_tables
     from divergence_doctor.trace import Trace

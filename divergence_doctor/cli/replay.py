@@ -15,7 +15,7 @@ CHECKPOINT = Annotated[
 ]
 BATCHES = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[BATCH]...", help="The batch (.npz); several, or a folder, are steps."),
+    typer.Argument(metavar="BATCH", help="The batch (.npz); several, or a folder, are steps."),
 ]
 
 
@@ -34,21 +34,31 @@ def replay(  # noqa: PLR0913 - every flag of the command is a parameter of it
         str | None,
         typer.Option(metavar="MODULE_OR_FILE:FUNCTION", help="Factory of the compiled model."),
     ] = None,
-    loss: Annotated[str | None, typer.Option(help="Loss to use instead of the checkpoint's.")] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="Loss to use instead of the checkpoint's.")
+    ] = None,
     optimizer: Annotated[
         str | None, typer.Option(help="Optimizer to use instead of the checkpoint's.")
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Learning rate to use instead.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Learning rate to use instead.")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Replay at most this many steps.")] = 10,
     trials: Annotated[bool, typer.Option(help="Run the interventions that prove a cause.")] = True,
     budget: Annotated[float, typer.Option(min=0, help="Seconds for the trials.")] = 300.0,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed where none is kept.")] = 0,
-    trust: Annotated[bool, typer.Option("--trust", help="Allow what can run code on loading.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print report.json to standard output.")] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Allow what can run code on loading.")
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print report.json to standard output.")
+    ] = False,
     fail_on_divergence: Annotated[
         bool, typer.Option("--fail-on-divergence", help="Exit 3 when the step diverged.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing output folder.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an existing output folder.")
+    ] = False,
     time_limit: Annotated[
         float, typer.Option(min=1, help="Seconds that the replay may take.")
     ] = 3_600.0,
@@ -56,7 +66,7 @@ def replay(  # noqa: PLR0913 - every flag of the command is a parameter of it
         float | None, typer.Option(min=0.1, help="GiB it may take. [default: 90% of the machine]")
     ] = None,
 ) -> None:
-    """Replay the failing step, name the cause, prove it, and write the report."""
+    """Replay the failing step, prove the cause, write the report."""
     from divergence_doctor.examination import Request
     from divergence_doctor.postmortem import postmortem
 

@@ -18,13 +18,17 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Output folder. [default: <trace stem>-report]")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print report.json to standard output.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print report.json to standard output.")
+    ] = False,
     fail_on_divergence: Annotated[
         bool, typer.Option("--fail-on-divergence", help="Exit 3 when the step diverged.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing output folder.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an existing output folder.")
+    ] = False,
 ) -> None:
-    """Diagnose a trace again and write the reports; needs no TensorFlow."""
+    """Diagnose a trace again and write the reports."""
     from divergence_doctor.diagnosis import diagnose
     from divergence_doctor.output import whole_folder
     from divergence_doctor.reporters import write_reports

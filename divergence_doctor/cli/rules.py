@@ -6,7 +6,7 @@ import re
 
 
 def rules() -> None:
-    """List the causes that the doctor knows, with what to do about each."""
+    """List the causes that the doctor knows, and what mends each."""
     from divergence_doctor.cli._screen import Screen
     from divergence_doctor.rules import all_rules
 

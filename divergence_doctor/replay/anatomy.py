@@ -99,7 +99,11 @@ def _optimizer(optimizer: Any) -> dict[str, Any]:
     if isinstance(schedule, dict):
         config["learning_rate_schedule"] = clean(json.dumps(schedule, default=str), 1_000)
     config["learning_rate"] = _rate(inner)
-    return {"class": type(inner).__name__, "wrapper": "" if inner is optimizer else type(optimizer).__name__, "config": config}
+    return {
+        "class": type(inner).__name__,
+        "wrapper": "" if inner is optimizer else type(optimizer).__name__,
+        "config": config,
+    }
 
 
 def _rate(optimizer: Any) -> float | None:
@@ -130,7 +134,9 @@ def _targets(model: Any, fed: Fed) -> Iterator[dict[str, Any]]:
             "builtin": _is_builtin(loss),
             "from_logits": bool(config.get("from_logits", False)),
             "classes": _classes(model, index),
-            "ignore_class": -1 if config.get("ignore_class") is None else int(config["ignore_class"]),
+            "ignore_class": -1
+            if config.get("ignore_class") is None
+            else int(config["ignore_class"]),
             "activation": _last_activation(model, index),
             "config": _json(config),
         }

@@ -137,7 +137,9 @@ class Bench:
         finally:
             tf.config.run_functions_eagerly(eagerly)
             self._snapshot.restore()
-        return Rerun(why is None, why or _course(losses), tuple(losses), time.perf_counter() - start)
+        return Rerun(
+            why is None, why or _course(losses), tuple(losses), time.perf_counter() - start
+        )
 
     def _steps(
         self, batches: Sequence[Batch], steps: int, patches: Patches | None, losses: list[float]
@@ -267,4 +269,6 @@ class _Glance:
 def _course(losses: Sequence[float]) -> str:
     if not losses:
         return "no step ran"
-    return f"loss {losses[0]:.4g} to {losses[-1]:.4g} over {len(losses)} step" + "s" * (len(losses) > 1)
+    return f"loss {losses[0]:.4g} to {losses[-1]:.4g} over {len(losses)} step" + "s" * (
+        len(losses) > 1
+    )

@@ -140,6 +140,8 @@ def _at(values: Any, element: tuple[int, ...]) -> float:
     """Return the value at the same place, where the tensor has the same rank and reaches there."""
     if values.size == 1:
         return float(values.reshape(-1)[0])
-    if values.ndim != len(element) or any(a >= s for a, s in zip(element, values.shape, strict=True)):
+    if values.ndim != len(element) or any(
+        a >= s for a, s in zip(element, values.shape, strict=True)
+    ):
         return math.nan
     return float(np.real(values[element]))

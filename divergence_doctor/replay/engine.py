@@ -78,7 +78,7 @@ def run_step(model: Any, data: Any) -> Ran:
             fix="replay fewer samples, or on a machine with more memory",
         ) from error
     except (tf.errors.InvalidArgumentError, ArithmeticError, np.linalg.LinAlgError) as error:
-        message = clean(str(getattr(error, "message", None) or error), 600)
+        message = _one_line(getattr(error, "message", None) or error)
         if _is_about_shapes(message):
             raise _cannot_run(error, message) from error
         source, stack = of_exception(error)
@@ -93,7 +93,14 @@ def run_step(model: Any, data: Any) -> Ran:
             stack=stack,
         )
     except Exception as error:
-        raise _cannot_run(error, clean(str(error).strip(), 600)) from error
+        raise _cannot_run(error, _one_line(error)) from error
+
+
+def _one_line(error: Any) -> str:
+    """Return an error's text without the colours and line feeds that Keras puts into it."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    plain = re.sub(r"^\{\{.*?\}\} ", "", plain)
+    return clean(" ".join(plain.split()), 600)
 
 
 def _is_about_shapes(message: str) -> bool:
@@ -109,11 +116,10 @@ def _is_about_shapes(message: str) -> bool:
 def _cannot_run(error: Exception, message: str) -> UsageError:
     source, _ = of_exception(error)
     where = f" at {source}" if source else ""
-    first = next((line.strip() for line in message.splitlines() if line.strip()), "no message")
     return UsageError(
         "step-cannot-run",
         f"the model's train_step cannot run on this batch: {type(error).__name__}{where}",
-        why=first,
+        why=message or "no message",
         fix="give the batch the shapes and dtypes that the model was trained with",
     )
 
@@ -197,13 +203,16 @@ class Engine:
             loss=loss,
             learning_rate=rate,
             loss_scale=scale,
-            gradient_norm=_norm(norm for norm, _ in watch.gradients.values()) / (scale if scale == scale else 1.0),
+            gradient_norm=_norm(norm for norm, _ in watch.gradients.values())
+            / (scale if scale == scale else 1.0),
             update_norm=after.update_norm,
             weight_norm=after.weight_norm,
             loss_finite=math.isfinite(loss) if not ran.raised else False,
             gradients_finite=gradients_finite,
             state_finite=after.finite and slots_finite,
-            skipped=_skipped(scale, iterations, _iterations(self.model), gradients_finite=gradients_finite),
+            skipped=_skipped(
+                scale, iterations, _iterations(self.model), gradients_finite=gradients_finite
+            ),
             ops=len(watch.stream.ops),
             seconds=seconds,
             raised=ran.raised,

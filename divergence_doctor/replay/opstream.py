@@ -281,7 +281,8 @@ class OpStream:
         roots = [
             event
             for event in mattered
-            if event.produced or (event.origin in {"batch", "variable"} and not self._has_parent(event))
+            if event.produced
+            or (event.origin in {"batch", "variable"} and not self._has_parent(event))
         ]
         chosen = min(roots or mattered, key=lambda event: event.op, default=None)
         if chosen is not None:
@@ -413,7 +414,11 @@ class OpStream:
         return taints
 
     def _blame(
-        self, kind: str, inputs: Sequence[Any], taints: dict[int, Taint], counts: tuple[int, int, int]
+        self,
+        kind: str,
+        inputs: Sequence[Any],
+        taints: dict[int, Taint],
+        counts: tuple[int, int, int],
     ) -> tuple[bool, str, str]:
         if not taints:
             if kind in _READS:
@@ -423,7 +428,9 @@ class OpStream:
         deliberate = all(taint.only_infinite for taint in taints.values())
         if deliberate and counts[0]:
             return True, "op", kind
-        first = next((t for t in taints.values() if not t.only_infinite), next(iter(taints.values())))
+        first = next(
+            (t for t in taints.values() if not t.only_infinite), next(iter(taints.values()))
+        )
         return False, first.origin, first.name
 
     def _patch(self, kind: str, place: Place, line: Line, outputs: list[Any]) -> None:
@@ -462,9 +469,7 @@ class OpStream:
         self._bad_writes += [key for key in ins[1:] if key in self.taints]
 
     def _has_parent(self, event: Event) -> bool:
-        return any(
-            self.taints[key].event >= 0 for key in event.bad_inputs if key in self.taints
-        )
+        return any(self.taints[key].event >= 0 for key in event.bad_inputs if key in self.taints)
 
     def _carry_through_variants(self, ins: tuple[int, ...], outputs: list[Any]) -> None:
         """A tensor list or other opaque value is as bad as what was put into it."""
@@ -491,8 +496,7 @@ class OpStream:
             for index in candidates
             if self.ops[index].op_type == kind
             and all(
-                position < len(self.ops[index].inputs)
-                and self.ops[index].inputs[position] == key
+                position < len(self.ops[index].inputs) and self.ops[index].inputs[position] == key
                 for position, key in known.items()
             )
         ]
@@ -595,9 +599,7 @@ def _wide(values: NDArray[Any]) -> Any:
 def _floating_dtypes() -> frozenset[Any]:
     import tensorflow as tf
 
-    return frozenset(
-        {tf.float16, tf.bfloat16, tf.float32, tf.float64, tf.complex64, tf.complex128}
-    )
+    return frozenset({tf.float16, tf.bfloat16, tf.float32, tf.float64, tf.complex64, tf.complex128})
 
 
 def _tensors(value: Any) -> list[Any]:

@@ -56,7 +56,9 @@ def runaway(losses: Sequence[float]) -> tuple[int, str] | None:
     first, last = abs(losses[0]), abs(losses[-1])
     floor = max(first, SMALL)
     peak = max(abs(loss) for loss in losses)
-    start = next((i for i, loss in enumerate(losses) if abs(loss) > UNDECIDED * floor), len(losses) - 1)
+    start = next(
+        (i for i, loss in enumerate(losses) if abs(loss) > UNDECIDED * floor), len(losses) - 1
+    )
     tail = [abs(loss) for loss in losses[-4:]]
     recovering = len(tail) == 4 and all(b < a for a, b in zip(tail, tail[1:], strict=False))
     if last > RUNAWAY * floor and not recovering:

@@ -63,7 +63,10 @@ def model_variables(model: Any) -> list[Held]:
     found: list[Held] = []
     seen: set[int] = set()
     for layer in _layers(model):
-        own = [*getattr(layer, "_trainable_variables", ()), *getattr(layer, "_non_trainable_variables", ())]
+        own = [
+            *getattr(layer, "_trainable_variables", ()),
+            *getattr(layer, "_non_trainable_variables", ()),
+        ]
         for variable in own:
             if id(variable) in seen or not _is_floating(variable):
                 continue
@@ -144,7 +147,9 @@ class Snapshot:
     def _variables(self) -> list[Any]:
         optimizers = optimizers_of(self._model)
         found = [*self._model.variables, *(v for o in optimizers for v in o.variables)]
-        return [variable for variable in {id(v): v for v in found}.values() if _has_numbers(variable)]
+        return [
+            variable for variable in {id(v): v for v in found}.values() if _has_numbers(variable)
+        ]
 
 
 def _has_numbers(variable: Any) -> bool:

@@ -104,9 +104,7 @@ class StepWatch:
                 )
             )
             enter(seams.patched(seams.base_loss_class(), "__call__", self._loss_call))
-            enter(
-                seams.patched(seams.loss_module(), "reduce_weighted_values", self._reduce_values)
-            )
+            enter(seams.patched(seams.loss_module(), "reduce_weighted_values", self._reduce_values))
             enter(seams.patched(seams.tape_class(), "gradient", self._tape_gradient))
             enter(seams.patched(seams.optimizer_class(), "apply", self._update))
             enter(seams.patched(seams.loss_scale_class(), "apply", self._update))
@@ -187,7 +185,11 @@ class StepWatch:
                 role="output" if position == 0 else f"output/{position}",
                 **_tensor(tensor),
             )
-            tapped.append(self._tap(tensor, place) if position == 0 else tensor)
+            # A recurrent cell hands its output on as its state too: the same tensor, the same tap.
+            if position == 0:
+                tapped.append(self._tap(tensor, place))
+            else:
+                tapped.append(tapped[0] if tensor is flat[0] else tensor)
         if all(new is old for new, old in zip(tapped, flat, strict=True)):
             return outputs
         return tf.nest.pack_sequence_as(outputs, tapped)
@@ -377,7 +379,10 @@ class StepWatch:
     def _owners(self) -> dict[int, tuple[str, str]]:
         from divergence_doctor.replay.state import model_variables
 
-        return {id(held.variable): (held.layer, held.layer_class) for held in model_variables(self.model)}
+        return {
+            id(held.variable): (held.layer, held.layer_class)
+            for held in model_variables(self.model)
+        }
 
     def _update(self, original: Callable[..., Any]) -> Callable[..., Any]:
         watch = self

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from divergence_doctor.stats._chunk import is_ml_dtype, number_format
+from divergence_doctor.stats._chunk import UNTHREADED, is_ml_dtype, number_format, pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +53,8 @@ def _test(dtype: np.dtype[Any]) -> Callable[[NDArray[Any]], bool]:
 def _by_norm(array: NDArray[Any]) -> bool:
     # NaN and Inf poison the sum of squares, and unlike a ufunc vdot raises no warning. A sum that
     # overflowed is no proof: then every element is looked at.
+    if array.size > UNTHREADED:
+        return all(_by_norm(piece) for piece in pieces(array, UNTHREADED))
     total = np.vdot(array, array)
     return math.isfinite(total.real) or bool(np.isfinite(array).all())
 

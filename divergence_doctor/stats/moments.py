@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 
-from divergence_doctor.stats._chunk import scratch
+from divergence_doctor.stats._chunk import UNTHREADED, pieces, scratch
 from divergence_doctor.stats._statistic import Statistic
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from divergence_doctor.stats._chunk import Chunk, NumberFormat
 
 #: Squares of magnitudes within 2**-480 .. 2**480 neither overflow nor vanish in float64, and leave
@@ -103,13 +105,16 @@ def _of(chunk: Chunk) -> _Moments:
     elif scale:
         wide = np.ldexp(values, -scale)
     mean = float(np.add.reduce(wide)) / count
-    # Unlike a ufunc, vdot asks no floating point flags and makes no temporaries.
-    total = float(np.vdot(wide, wide))
+    total = _sum_of_squares(wide)
     squares = total - count * mean**2
     if squares < _CANCELLED * total:
         away = np.subtract(wide, mean, out=None if wide is values else wide)
-        squares = float(np.vdot(away, away))
+        squares = _sum_of_squares(away)
     return _Moments(count, mean, squares, scale)
+
+
+def _sum_of_squares(values: NDArray[np.float64]) -> float:
+    return math.fsum(float(np.vdot(piece, piece)) for piece in pieces(values, UNTHREADED))
 
 
 def _scale(largest: float) -> int:

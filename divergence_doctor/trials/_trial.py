@@ -15,6 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from divergence_doctor import _plugins
+from divergence_doctor.errors import DoctorError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -116,11 +117,16 @@ def _attempt(
     progress: Callable[[str], None],
 ) -> Outcome:
     if control.outcome != "still-fails":
-        return Outcome.not_run(trial.name, "the untouched steps did not fail again, so no trial can tell")
+        return Outcome.not_run(
+            trial.name, "the untouched steps did not fail again, so no trial can tell"
+        )
     if left <= 0:
         return Outcome.not_run(trial.name, "the time for trials (--budget) was used up")
     progress(trial.name)
-    return trial.run(bench, parameters)
+    try:
+        return trial.run(bench, parameters)
+    except DoctorError as error:
+        return Outcome.not_run(trial.name, f"{error.message}: {error.why}")
 
 
 def _record(

@@ -26,7 +26,9 @@ class DropSamples(Trial):
     def run(self, bench: Bench, parameters: Mapping[str, Any]) -> Outcome:
         """Run the steps without the samples."""
         samples = sorted({int(sample) for sample in parameters["samples"]})
-        shown = ", ".join(str(sample) for sample in samples[:8]) + (", …" if len(samples) > 8 else "")
+        shown = ", ".join(str(sample) for sample in samples[:8]) + (
+            ", …" if len(samples) > 8 else ""
+        )
         changed = f"sample{'s' * (len(samples) > 1)} {shown} left out"
         if any(len(samples) >= batch.samples for batch in bench.batches):
             return Outcome.not_run(changed, "no sample would be left")

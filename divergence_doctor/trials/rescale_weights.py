@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
 import numpy as np
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from divergence_doctor.replay.bench import Bench
 
-#: Leave alone what is within this factor of He's scale: training itself moves kernels about.
+#: Leave alone what is within this factor of the initialiser's scale: training itself moves kernels about.
 _TOLERANCE: Final = 1.5
 
 
@@ -27,8 +28,9 @@ class RescaleWeights(Trial):
     """Rescales kernels that are too large: ``{"layers": [...]}``, all layers when empty.
 
     A kernel is brought to the standard deviation of He's initialiser, sqrt(2 / fan_in) (He et al.
-    2015, arXiv:1502.01852); a recurrent kernel to a spectral radius of at most one (Pascanu et al.
-    2013, arXiv:1211.5063).
+    2015, arXiv:1502.01852), and where that still fails to LeCun's, sqrt(1 / fan_in), which keeps the
+    variance through units that are not rectified; a recurrent kernel to a spectral radius of at
+    most one (Pascanu et al. 2013, arXiv:1211.5063).
     """
 
     name: ClassVar[str] = "rescale-weights"
@@ -38,28 +40,34 @@ class RescaleWeights(Trial):
         """Run all the steps with the kernels rescaled."""
         layers = {str(layer) for layer in parameters.get("layers", ())}
         scaled: list[str] = []
-
-        @contextmanager
-        def rescaled() -> Iterator[None]:
-            scaled.clear()
-            for held in model_variables(bench.model):
-                if layers and held.layer not in layers:
-                    continue
-                values = np.asarray(held.variable.value)
-                factor = shrink(values, held.path.rpartition("/")[2])
-                if factor < 1.0:
-                    scaled.append(held.path)
-                    held.variable.assign((values.astype(np.float64) * factor).astype(values.dtype))
-            yield
-
-        rerun = bench.run(prepare=rescaled, steps=max(bench.asked, bench.failing_step + 1))
-        if not scaled:
-            return Outcome.not_run("kernels rescaled", "no kernel is larger than He's initialiser")
-        few = ", ".join(scaled[:3]) + (", …" if len(scaled) > 3 else "")
-        return Outcome.of(f"{len(scaled)} kernel(s) rescaled to He's initialiser ({few})", rerun)
+        changed, rerun = "kernels rescaled", None
+        for author, gain in (("He", 2.0), ("LeCun", 1.0)):
+            prepare = partial(_rescaled, bench, layers, gain, scaled)
+            rerun = bench.run(prepare=prepare, steps=max(bench.asked, bench.failing_step + 1))
+            few = ", ".join(scaled[:3]) + (", …" if len(scaled) > 3 else "")
+            changed = f"{len(scaled)} kernel(s) rescaled to {author}'s initialiser ({few})"
+            if rerun.finite:
+                break
+        if not scaled or rerun is None:
+            return Outcome.not_run(changed, "no kernel is larger than its initialiser makes it")
+        return Outcome.of(changed, rerun)
 
 
-def shrink(values: NDArray[Any], name: str) -> float:
+@contextmanager
+def _rescaled(bench: Bench, layers: set[str], gain: float, scaled: list[str]) -> Iterator[None]:
+    scaled.clear()
+    for held in model_variables(bench.model):
+        if layers and held.layer not in layers:
+            continue
+        values = np.asarray(held.variable.value)
+        factor = shrink(values, held.path.rpartition("/")[2], gain=gain)
+        if factor < 1.0:
+            scaled.append(held.path)
+            held.variable.assign((values.astype(np.float64) * factor).astype(values.dtype))
+    yield
+
+
+def shrink(values: NDArray[Any], name: str, *, gain: float = 2.0) -> float:
     """Return the factor that brings a kernel to its ordinary scale; 1.0 when it is not above it."""
     if values.ndim < 2 or "kernel" not in name or not np.isfinite(values.astype(np.float32)).all():
         return 1.0
@@ -73,6 +81,6 @@ def shrink(values: NDArray[Any], name: str) -> float:
         )
         return min(1.0, 1.0 / radius) if radius > 1.05 else 1.0
     fan_in = math.prod(wide.shape[:-1])
-    target = math.sqrt(2.0 / fan_in)
+    target = math.sqrt(gain / fan_in)
     spread = float(np.sqrt(np.mean(wide**2)))
     return target / spread if spread > _TOLERANCE * target else 1.0

@@ -24,5 +24,9 @@ class ValidIndices(Trial):
     def run(self, bench: Bench, parameters: Mapping[str, Any]) -> Outcome:
         """Run the steps with every index in range."""
         array, high = str(parameters["array"]), int(parameters["high"])
-        batches = bench.edited(lambda n, a: np.clip(a, 0, high).astype(a.dtype) if n == array else a)
-        return Outcome.of(f"indices in {array} clipped into [0, {high}]", bench.run(batches=batches))
+        batches = bench.edited(
+            lambda n, a: np.clip(a, 0, high).astype(a.dtype) if n == array else a
+        )
+        return Outcome.of(
+            f"indices in {array} clipped into [0, {high}]", bench.run(batches=batches)
+        )
