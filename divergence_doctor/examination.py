@@ -256,7 +256,7 @@ def _facts(request: Request, opened: Any, batches: tuple[Batch, ...], fed: Any) 
         "reproduce": {
             "checkpoint": request.checkpoint,
             "format": opened.source.get("format", ""),
-            "batch": list(request.batches)[0],
+            "batch": request.batches[0],
             "custom_objects": list(request.custom_objects),
             "model": request.model,
             "loss": request.loss,
@@ -267,6 +267,7 @@ def _facts(request: Request, opened: Any, batches: tuple[Batch, ...], fed: Any) 
             "steps": request.steps,
             "arrays": arrays,
             "input_structure": fed.structure,
+            "names": list(fed.names),
         },
     }
 

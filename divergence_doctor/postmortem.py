@@ -1,4 +1,4 @@
-"""From a dead run to a report: open, replay, judge, prove, report. The whole story, in one place."""
+"""From a dead run to a report: open, replay, judge, prove, report. All in one place."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from divergence_doctor import errors, supervision
 from divergence_doctor._clean import clean
@@ -30,7 +29,7 @@ from divergence_doctor.reporters import write_reports
 from divergence_doctor.trace import Trace, TraceBuilder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 #: Variables of the user's environment that the child keeps: what TensorFlow, CUDA and Python go by.
 _KEPT: Final = frozenset(
@@ -58,7 +57,7 @@ class Postmortem:
     limit: str | None = None
 
 
-def postmortem(
+def postmortem(  # noqa: PLR0913 - the options of the command
     request: Request,
     out: str | Path,
     *,
@@ -98,7 +97,10 @@ def postmortem(
             )
         diagnosis = diagnose(trace)
         write_reports(trace, diagnosis, folder)
-    return Postmortem(trace, diagnosis, target, limit)
+    # The trace's columns are read when first asked for: from where it lies now.
+    return Postmortem(
+        trace if in_process else Trace.open(target / TRACE), diagnosis, target, limit
+    )
 
 
 def _preflight(request: Request) -> None:
@@ -174,7 +176,11 @@ class ChildBugError(Exception):
 def _take(work: Path, folder: Path) -> None:
     for name in (TRACE, MINIMAL_BATCH):
         if (work / name).is_file():
-            guarded(folder / name, lambda name=name: shutil.copyfile(work / name, folder / name))
+            _copy(work / name, folder / name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    guarded(target, lambda: shutil.copyfile(source, target))
 
 
 def _what_was_recorded(work: Path, ended: supervision.Ended) -> Trace:

@@ -93,7 +93,7 @@ class PlaceFile:
             return Place()
 
 
-def supervise(
+def supervise(  # noqa: PLR0913 - what runs, how it is watched, and its limits
     module: str,
     arguments: Sequence[str],
     *,

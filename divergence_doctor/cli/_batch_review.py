@@ -95,6 +95,8 @@ class _Array:
     RANGE: ClassVar[float] = 1e3
     #: More distinct whole numbers than this are no class ids.
     MOST_CLASSES: ClassVar[int] = 1_000
+    #: Samples that a sentence names.
+    MOST_NAMED: ClassVar[int] = 8
 
     @property
     def numeric(self) -> bool:
@@ -113,7 +115,8 @@ class _Array:
         total = len(self.values) if self.values.ndim else 1
         if len(rows) == total:
             return "in every sample"
-        names = ", ".join(str(row) for row in rows[:8]) + (", ..." if len(rows) > 8 else "")
+        most = self.MOST_NAMED
+        names = ", ".join(str(row) for row in rows[:most]) + (", ..." if len(rows) > most else "")
         return f"in sample{'' if len(rows) == 1 else 's'} {names} ({len(rows):,} of {total:,})"
 
     def remark(

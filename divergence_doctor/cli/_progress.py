@@ -63,8 +63,10 @@ class _Bar:
         self._progress.start()
 
     def update(self, step: int, phase: str, layer: str) -> None:
-        completed = {"completed": step + 1} if step >= 0 else {}
-        self._progress.update(self._task, description=phase, layer=layer[:40], **completed)
+        completed = step + 1 if step >= 0 else None
+        self._progress.update(
+            self._task, description=phase, layer=layer[:40], completed=completed
+        )
 
     def stop(self) -> None:
         self._progress.stop()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 #: Columns where nothing says how wide the output is: a pipe, a file.
-PIPED_WIDTH: Final = 120
+PIPED_WIDTH: Final = 140
 NARROWEST: Final = 40
 _LONGEST: Final = 4_000
 
@@ -35,7 +35,7 @@ def say(text: str) -> None:
 
 
 def width_of_output() -> int:
-    """Return the columns of the terminal (or what COLUMNS says), 120 where there is none."""
+    """Return the columns of the terminal (or what COLUMNS says), 140 where there is none."""
     return shutil.get_terminal_size((PIPED_WIDTH, 24)).columns
 
 
@@ -102,7 +102,13 @@ class Screen:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+        table = Table(
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+            show_edge=False,
+            header_style="bold",
+        )
         for column in columns:
             if column in left:
                 table.add_column(Text(column), overflow="fold")

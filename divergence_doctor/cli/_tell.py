@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from divergence_doctor.diagnosis import Diagnosis
     from divergence_doctor.trace import Trace
 
-_FILES: Final = ("report.html", "report.md", "trace.h5")
+#: In the order in which they are named; the screen has room for two.
+_FILES: Final = ("report.html", "trace.h5", "report.md")
+#: Longer lines are hard to read.
+_WIDEST: Final = 100
 
 
 def tell(trace: Trace, diagnosis: Diagnosis, folder: Path, *, as_json: bool) -> None:
@@ -24,6 +27,6 @@ def tell(trace: Trace, diagnosis: Diagnosis, folder: Path, *, as_json: bool) -> 
     from divergence_doctor.reporters import document
     from divergence_doctor.reporters.terminal import Terminal
 
-    files = [str(folder / name) for name in _FILES if (folder / name).is_file()]
-    terminal = Terminal(width=width_of_output(), color=sys.stdout.isatty(), files=files)
+    files = [str(folder / name) for name in _FILES if (folder / name).is_file()][:2]
+    terminal = Terminal(width=min(width_of_output(), _WIDEST), color=sys.stdout.isatty(), files=files)
     say(terminal.render(document(trace, diagnosis)))

@@ -1,4 +1,4 @@
-"""What does a trace hold, for a reader at a terminal? Steps, layers, gradients, first bad op, trials."""
+"""What does a trace hold, for a reader at a terminal? Steps, layers, first bad op, trials."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ def layer_tables(trace: Trace, screen: Screen, *, name: str, step: int | None) -
                 screen.text(f"{label.replace('layer_', '')}: {row[label]}")
     screen.heading("Tensors, in the order in which they were seen")
     screen.table(
-        ("step", "what", "shape", "dtype", "min", "max", "mean", "std", "l2", "NaN", "Inf"),
+        ("step", "what", "tensor", "min", "max", "mean", "std", "l2", "NaN/Inf"),
         [_tensor(what, row) for what, row in _tensors_of(trace, layer, step)],
-        left=("what", "shape"),
+        left=("what", "tensor"),
     )
 
 
@@ -295,11 +295,9 @@ def _tensor(what: str, row: dict[str, Any]) -> tuple[str, ...]:
     return (
         str(row["step"]),
         what,
-        row["shape"],
-        row["dtype"],
+        f"{row['dtype']} {row['shape']}",
         *figures,
-        _count(row["nan"]),
-        _count(row["posinf"] + row["neginf"]),
+        _count(_nonfinite(row)),
     )
 
 

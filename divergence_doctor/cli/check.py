@@ -117,7 +117,7 @@ def _as_json(reviews: list[Review]) -> str:
 
 
 def _array(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row of the table ``batch`` as strict JSON: no histogram, null where there is none."""
+    """Return a row of the table ``batch`` as strict JSON: no histogram, null for NaN."""
     import math
 
     return {

@@ -21,9 +21,9 @@ Evidence: `events` names the op that made the first bad value from finite inputs
 went into it, `chain` what made those inputs dangerous; the report shows all three, and what was
 ruled out and why.
 
-Fix: look at the operands of the first producer. Replay with an earlier checkpoint, fewer samples, or
-one thing changed (`doctor replay ... --learning-rate X`, `--loss NAME`): what makes the failure go
-away points at the cause.
+Fix: look at the operands of the first producer. Replay with an earlier checkpoint, with fewer
+samples, or with one thing changed (`doctor replay ... --learning-rate X`, `--loss NAME`): what
+makes the failure go away points at the cause.
 
 Mistaken for: a healthy run. It is none: `outcome` says `diverged`.
 """

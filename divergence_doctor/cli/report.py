@@ -36,9 +36,24 @@ def report(
 
     opened = Trace.open(trace)
     target = out if out is not None else Path(f"{trace.stem}-report")
+    _check_keeps(trace, target)
     with whole_folder(target, force=force) as folder:
         diagnosis = diagnose(opened)
         write_reports(opened, diagnosis, folder)
     tell(opened, diagnosis, target, as_json=json)
     if fail_on_divergence and diagnosis.outcome == "diverged":
         raise SystemExit(3)
+
+
+def _check_keeps(trace: Path, target: Path) -> None:
+    """Refuse to replace the folder that holds the trace: the trace would go with it."""
+    from divergence_doctor._clean import clean
+    from divergence_doctor.errors import OutputError
+
+    if target.resolve() in trace.resolve().parents:
+        raise OutputError(
+            "output-holds-the-trace",
+            f"{clean(str(target))} is not replaced",
+            why=f"it holds the trace {clean(trace.name)}, which would be lost",
+            fix="give another folder with --out",
+        )

@@ -34,10 +34,12 @@ class Exponents(Statistic):
         super().__init__(form)
         self._binades: NDArray[np.int64] | None = None
         self._subnormal: NDArray[np.int64] | None = None
+        self._size = 0
 
     def add(self, chunk: Chunk) -> None:
         """Add the chunk's binades, and the exponents of what is subnormal in float32 or float64."""
         own = chunk.binades
+        self._size += chunk.values.size
         self._binades = own if self._binades is None else self._binades + own
         if chunk.tiny > chunk.zeros:
             exponents = np.frexp(chunk.subnormals.astype(np.float64))[1] - 1
@@ -49,19 +51,20 @@ class Exponents(Statistic):
         """Return the histogram, uint32 of shape (EXPONENT_BINS,); a bin holds at most 2**32 - 1."""
         bins = np.zeros(EXPONENT_BINS, dtype=np.int64)
         if self._binades is not None:
-            signless = self._binades[0] + self._binades[1]
-            _fold(signless[1:-1], bins, first=1 - self.form.bias)
+            _fold(self._binades[:, 1:-1], bins, first=1 - self.form.bias)
         if self._subnormal is not None:
             bins += self._subnormal
-        return {"exponents": np.minimum(bins, _FULL).astype(np.uint32)}
+        if self._size > _FULL:
+            bins = np.minimum(bins, _FULL)
+        return {"exponents": bins.astype(np.uint32)}
 
 
 def _fold(counts: NDArray[np.int64], bins: NDArray[np.int64], *, first: int) -> None:
     """Add counts of the exponents from ``first`` up; what no bin is for goes to the end bins."""
     below = max(EXPONENT_MIN - first, 0)
-    inside = counts[below : EXPONENT_MAX - first + 1]
+    above = min(EXPONENT_MAX + 1 - first, counts.shape[1])
     start = first + below - EXPONENT_MIN
-    bins[start : start + inside.size] += inside
+    np.add(counts[0, below:above], counts[1, below:above], out=bins[start : start + above - below])
     if below:
-        bins[0] += np.add.reduce(counts[:below])
-        bins[-1] += np.add.reduce(counts[below + inside.size :])
+        bins[0] += np.add.reduce(counts[:, :below], axis=None)
+        bins[-1] += np.add.reduce(counts[:, above:], axis=None)

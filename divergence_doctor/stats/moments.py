@@ -114,6 +114,8 @@ def _of(chunk: Chunk) -> _Moments:
 
 
 def _sum_of_squares(values: NDArray[np.float64]) -> float:
+    if values.size <= UNTHREADED:
+        return float(np.vdot(values, values))
     return math.fsum(float(np.vdot(piece, piece)) for piece in pieces(values, UNTHREADED))
 
 

@@ -77,7 +77,7 @@ def write(trace: Trace, path: str | Path) -> None:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:60]}.")
         os.close(handle)
         beside = Path(name)
-        with h5py.File(beside, "w", track_order=True) as file:
+        with h5py.File(beside, "w") as file:
             _write_root(file, trace)
             for spec in TABLES.values():
                 _write_table(file, spec, trace.table(spec.name))
@@ -114,7 +114,7 @@ def _write_root(file: h5py.File, trace: Trace) -> None:
 
 
 def _write_table(file: h5py.File, spec: TableSpec, table: Table) -> None:
-    group = file.create_group(spec.name, track_order=True)
+    group = file.create_group(spec.name)
     group.attrs["encoding-type"] = _TABLE_TYPE
     group.attrs["encoding-version"] = ENCODING_VERSION
     group.attrs["row"] = spec.row
@@ -178,9 +178,9 @@ def _strict(value: Any) -> Any:
 
 
 def _version() -> str:
-    from divergence_doctor import __version__
+    from importlib.metadata import version
 
-    return __version__
+    return version("divergence_doctor")
 
 
 # ---------------------------------------------------------------------- reading

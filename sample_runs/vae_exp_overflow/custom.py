@@ -1,4 +1,4 @@
-"""Which model was trained? A small variational autoencoder with its own training step."""
+"""Which model was trained? A variational autoencoder that also learns how noisy each pixel is."""
 
 import keras
 import tensorflow as tf
@@ -23,51 +23,55 @@ class Sampling(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="vae_exp_overflow")
 class VariationalAutoencoder(keras.Model):
-    """Encoder, sampling and decoder for square grey pictures in 0..1."""
+    """Encoder, sampling, and a decoder that gives every pixel a mean and a log-variance."""
 
-    def __init__(self, side, codes, **kwargs):
+    def __init__(self, pixels, codes, **kwargs):
         super().__init__(**kwargs)
-        self.side, self.codes = side, codes
-        self.flatten = keras.layers.Flatten(name="flatten")
-        self.encoder = keras.layers.Dense(24, activation="relu", name="encoder")
-        self.mean = keras.layers.Dense(codes, name="mean")
-        self.log_var = keras.layers.Dense(codes, name="log_var")
+        self.count, self.codes = pixels, codes
+        self.encoder = keras.layers.Dense(16, activation="relu", name="encoder")
+        self.code_mean = keras.layers.Dense(codes, name="code_mean")
+        self.code_log_var = keras.layers.Dense(codes, name="code_log_var")
         self.sampling = Sampling(name="sampling")
-        self.decoder = keras.layers.Dense(24, activation="relu", name="decoder")
-        self.pixels = keras.layers.Dense(side * side, name="pixels")
+        self.decoder = keras.layers.Dense(16, activation="relu", name="decoder")
+        self.pixel_mean = keras.layers.Dense(pixels, name="pixel_mean")
+        self.pixel_log_var = keras.layers.Dense(pixels, name="pixel_log_var")
+        self.loss_tracker = keras.metrics.Mean(name="total_loss")
 
     def build(self, input_shape):
-        self.encoder.build((None, self.side * self.side))
-        self.mean.build((None, 24))
-        self.log_var.build((None, 24))
+        self.encoder.build((None, self.count))
+        for layer in (self.code_mean, self.code_log_var):
+            layer.build((None, 16))
         self.decoder.build((None, self.codes))
-        self.pixels.build((None, 24))
+        for layer in (self.pixel_mean, self.pixel_log_var):
+            layer.build((None, 16))
         super().build(input_shape)
 
-    def encode(self, pictures):
-        hidden = self.encoder(self.flatten(pictures))
-        return self.mean(hidden), self.log_var(hidden)
+    def encode(self, frames):
+        hidden = self.encoder(frames)
+        return self.code_mean(hidden), self.code_log_var(hidden)
 
-    def call(self, pictures):
-        mean, log_var = self.encode(pictures)
-        return self.pixels(self.decoder(self.sampling(mean, log_var)))
+    def decode(self, codes):
+        hidden = self.decoder(codes)
+        return self.pixel_mean(hidden), self.pixel_log_var(hidden)
+
+    def call(self, frames):
+        return self.decode(self.sampling(*self.encode(frames)))
 
     def train_step(self, data):
-        (pictures,) = data if isinstance(data, tuple) else (data,)
+        frames, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
-            mean, log_var = self.encode(pictures)
-            logits = self.pixels(self.decoder(self.sampling(mean, log_var)))
-            rebuilding = tf.reduce_sum(
-                tf.nn.sigmoid_cross_entropy_with_logits(self.flatten(pictures), logits), axis=1
+            code_mean, code_log_var = self.encode(frames)
+            mean, log_var = self.decode(self.sampling(code_mean, code_log_var))
+            # nothing keeps log_var in bounds, and exp overflows at 88.72
+            misfit = log_var + tf.square(frames - mean) * tf.exp(-log_var)
+            divergence = tf.exp(code_log_var) + tf.square(code_mean) - 1.0 - code_log_var
+            loss = 0.5 * tf.reduce_mean(
+                tf.reduce_sum(misfit, axis=1) + tf.reduce_sum(divergence, axis=1)
             )
-            # nothing bounds log_var, and exp overflows at 88.72
-            divergence = 0.5 * tf.reduce_sum(
-                tf.exp(log_var) + tf.square(mean) - 1.0 - log_var, axis=1
-            )
-            loss = tf.reduce_mean(rebuilding + divergence)
         gradients = tape.gradient(loss, self.trainable_variables)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
-        return {"loss": loss}
+        self.loss_tracker.update_state(loss)
+        return {"loss": self.loss_tracker.result()}
 
     def get_config(self):
-        return {**super().get_config(), "side": self.side, "codes": self.codes}
+        return {**super().get_config(), "pixels": self.count, "codes": self.codes}

@@ -302,3 +302,13 @@ def test_each_statistic_answers_alone(kind: type[_statistic.Statistic]) -> None:
     assert columns
     for name, value in columns.items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-12)
+
+
+def test_a_bin_that_is_full_stays_full() -> None:
+    form = _chunk.number_format(np.dtype(np.float32))
+    statistic = exponents.Exponents(form)
+    chunk = _chunk.Chunk(np.ones(1, np.float32), form)
+    chunk.binades = chunk.binades * (2**32 + 5)
+    chunk.values = np.broadcast_to(np.float32(1), (2**32 + 5,))
+    statistic.add(chunk)
+    assert statistic.columns()["exponents"][150] == 2**32 - 1
