@@ -9,6 +9,9 @@ from typing import Final
 #: surrogates, private use, and the two line separators.
 _UNPRINTABLE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 
+_LAST_BYTE: Final = 0xFF
+_LAST_OF_BASIC_PLANE: Final = 0xFFFF
+
 
 def clean(text: str, limit: int = 120, *, multiline: bool = False) -> str:
     r"""Return ``text`` safe to hand to any sink that escapes for itself.
@@ -38,6 +41,6 @@ def clean(text: str, limit: int = 120, *, multiline: bool = False) -> str:
 
 def _spell(character: str) -> str:
     number = ord(character)
-    if number < 0x100:
+    if number <= _LAST_BYTE:
         return f"\\x{number:02x}"
-    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+    return f"\\u{number:04x}" if number <= _LAST_OF_BASIC_PLANE else f"\\U{number:08x}"

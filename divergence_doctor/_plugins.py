@@ -30,11 +30,12 @@ def load(package: str, kind: type[T]) -> tuple[type[T], ...]:
     Raises:
         TypeError: a file defines no plug-in, or an entry point is not a ``kind``.
     """
-    return tuple(_load(package, kind))
+    wanted: Any = kind
+    return _load(package, wanted)
 
 
 @cache
-def _load(package: str, kind: type[Any]) -> tuple[type[Any], ...]:
+def _load(package: str, kind: Any) -> tuple[type[Any], ...]:
     folder = importlib.import_module(package)
     found: list[type[Any]] = []
     names = sorted(info.name for info in pkgutil.iter_modules(folder.__path__))

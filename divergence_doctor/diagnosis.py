@@ -61,7 +61,7 @@ class Assessment:
     """
 
     finding: Finding
-    code: str = "–"
+    code: str = "–"  # noqa: RUF001 - the contract writes it so
     symptom: bool = False
     confirmed: bool = False
     refuted: bool = False
@@ -332,8 +332,10 @@ def _unexplained(trace: Trace, because: str, trials: tuple[TrialRecord, ...]) ->
         samples=samples,
         evidence=(Evidence("first producer", site.op, "/events"),),
         remedies=(
-            "Look at the first producer and at the values that went into it; "
-            "a replay with an earlier checkpoint or fewer samples narrows it further.",
+            (
+                "Look at the first producer and at the values that went into it; "
+                "a replay with an earlier checkpoint or fewer samples narrows it further."
+            ),
         ),
     )
     return Assessment(finding, trials=tuple(trial for trial in trials if trial.breadth > 0))

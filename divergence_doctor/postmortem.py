@@ -57,7 +57,7 @@ class Postmortem:
     limit: str | None = None
 
 
-def postmortem(  # noqa: PLR0913 - the options of the command
+def postmortem(
     request: Request,
     out: str | Path,
     *,
@@ -98,9 +98,7 @@ def postmortem(  # noqa: PLR0913 - the options of the command
         diagnosis = diagnose(trace)
         write_reports(trace, diagnosis, folder)
     # The trace's columns are read when first asked for: from where it lies now.
-    return Postmortem(
-        trace if in_process else Trace.open(target / TRACE), diagnosis, target, limit
-    )
+    return Postmortem(trace if in_process else Trace.open(target / TRACE), diagnosis, target, limit)
 
 
 def _preflight(request: Request) -> None:

@@ -93,7 +93,7 @@ class PlaceFile:
             return Place()
 
 
-def supervise(  # noqa: PLR0913 - what runs, how it is watched, and its limits
+def supervise(
     module: str,
     arguments: Sequence[str],
     *,

@@ -1,4 +1,4 @@
-"""What every test shares: TensorFlow is quiet, runs on the CPU, and is imported once per process."""
+"""What every test shares: TensorFlow is quiet, on the CPU, and imported once per process."""
 
 import os
 

@@ -236,7 +236,7 @@ def _zeros(array: _Array) -> Iterator[Remark]:
 
 
 def _constant(array: _Array) -> Iterator[Remark]:
-    if array.role != "x" or not array.numeric or len(array.samples) < 2:  # noqa: PLR2004 - of one sample everything is constant
+    if array.role != "x" or not array.numeric or len(array.samples) < 2:
         return
     constant, features = _constant_features(array.values)
     if constant == features > 1:
@@ -258,7 +258,7 @@ def _constant_features(values: NDArray[Any]) -> tuple[int, int]:
 
 
 def _twins(array: _Array) -> Iterator[Remark]:
-    if array.role != "x" or array.values.ndim < 2:  # noqa: PLR2004 - single numbers may well be equal
+    if array.role != "x" or array.values.ndim < 2:
         return
     seen: dict[bytes, int] = {}
     rows = tuple(

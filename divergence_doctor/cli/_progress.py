@@ -64,9 +64,7 @@ class _Bar:
 
     def update(self, step: int, phase: str, layer: str) -> None:
         completed = step + 1 if step >= 0 else None
-        self._progress.update(
-            self._task, description=phase, layer=layer[:40], completed=completed
-        )
+        self._progress.update(self._task, description=phase, layer=layer[:40], completed=completed)
 
     def stop(self) -> None:
         self._progress.stop()

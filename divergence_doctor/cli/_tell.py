@@ -28,5 +28,7 @@ def tell(trace: Trace, diagnosis: Diagnosis, folder: Path, *, as_json: bool) -> 
     from divergence_doctor.reporters.terminal import Terminal
 
     files = [str(folder / name) for name in _FILES if (folder / name).is_file()][:2]
-    terminal = Terminal(width=min(width_of_output(), _WIDEST), color=sys.stdout.isatty(), files=files)
+    terminal = Terminal(
+        width=min(width_of_output(), _WIDEST), color=sys.stdout.isatty(), files=files
+    )
     say(terminal.render(document(trace, diagnosis)))

@@ -182,7 +182,7 @@ def mark_below(axes: Axes, columns: ArrayLike, *, label: str, marker: str = "o")
     _mark(axes, columns, _MARK_BOTTOM, marker=marker, color=_style.FAINT, label=label, hollow=True)
 
 
-def _mark(  # noqa: PLR0913 - the two marks above are its only callers, and differ in all of these
+def _mark(
     axes: Axes,
     columns: ArrayLike,
     height: float,

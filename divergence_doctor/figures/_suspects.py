@@ -69,4 +69,4 @@ def mark_culprits(axes: Axes, samples: Iterable[int], *, among: Iterable[int]) -
 
 def _wrapped(samples: list[int]) -> str:
     shown = ", ".join(str(sample) for sample in samples[:3])
-    return f"{shown}, … ({len(samples):,})" if len(samples) > 3 else shown  # noqa: PLR2004 - as many as fit beside the axes
+    return f"{shown}, … ({len(samples):,})" if len(samples) > 3 else shown

@@ -36,7 +36,7 @@ def op_callback(callback: Callable[..., None]) -> Iterator[None]:
 def gradient_function(wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
     """Route the gradient of every op through ``wrap(original)``.
 
-    The function gets ``(op_name, attrs, num_inputs, inputs, outputs, out_grads, skip, name_scope)``;
+    It gets ``(op_name, attrs, num_inputs, inputs, outputs, out_grads, skip, name_scope)``;
     any of ``inputs``, ``outputs`` and their entries may be None.
     """
     from tensorflow.python import pywrap_tfe
@@ -176,7 +176,7 @@ def scaled_rate(optimizer: Any, factor: float) -> Iterator[None]:
     """
     import keras
 
-    schedule = getattr(optimizer, "_learning_rate", None)
+    schedule: Any = getattr(optimizer, "_learning_rate", None)
     if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
         optimizer.learning_rate = float(optimizer.learning_rate) * factor
         yield

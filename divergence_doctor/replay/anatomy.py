@@ -57,7 +57,7 @@ def _operations(model: Any) -> Iterator[Any]:
         if id(layer) not in seen:
             seen.add(id(layer))
             yield layer
-        children = list(getattr(layer, "operations", None) or getattr(layer, "_layers", ()))
+        children = [*(getattr(layer, "operations", None) or getattr(layer, "_layers", None) or ())]
         stack.extend(child for child in reversed(children) if id(child) not in seen)
 
 
@@ -144,7 +144,7 @@ def _targets(model: Any, fed: Fed) -> Iterator[dict[str, Any]]:
 
 def _compiled_loss(model: Any) -> Any:
     try:
-        return (model.get_compile_config() or {}) and model._compile_loss._user_loss  # noqa: SLF001 - Keras keeps what compile() was given nowhere public
+        return (model.get_compile_config() or {}) and model._compile_loss._user_loss  # noqa: SLF001 - not public
     except Exception:  # noqa: BLE001 - a model that compiles itself has no compiled loss
         return None
 
@@ -172,7 +172,7 @@ def _resolve(loss: Any) -> Any:
 
 
 def _loss_name(loss: Any) -> str:
-    """Return Keras' class name for a built-in loss (also for its function), else the user's name."""
+    """Return Keras' class name for a built-in loss or its function, else the user's name."""
     import keras
 
     found = _resolve(loss)
@@ -204,8 +204,8 @@ def _output(model: Any, index: int) -> Any:
 
 def _classes(model: Any, index: int) -> int:
     output = _output(model, index)
-    shape = getattr(output, "shape", None) or ()
-    return int(shape[-1]) if len(shape) and shape[-1] is not None else -1
+    shape: tuple[Any, ...] = tuple(getattr(output, "shape", None) or ())
+    return int(shape[-1]) if shape and shape[-1] is not None else -1
 
 
 def _last_activation(model: Any, index: int) -> str:

@@ -20,7 +20,7 @@ from divergence_doctor.replay import _seams as seams
 from divergence_doctor.replay.engine import Ran, run_step
 from divergence_doctor.replay.feeding import match, tensors
 from divergence_doctor.replay.opstream import Spot
-from divergence_doctor.replay.outcome import NEVER_NEGATIVE, runaway
+from divergence_doctor.replay.outcome import BELOW_ZERO, NEVER_NEGATIVE, runaway
 from divergence_doctor.replay.state import (
     Snapshot,
     model_variables,
@@ -180,7 +180,7 @@ class Bench:
             return f"{bad} is not finite after step {step}"
         if not glance.gradients_finite and not self._scales():
             return f"the gradients of step {step} are not finite"
-        if self._nonnegative and loss < -1e-3:
+        if self._nonnegative and loss < BELOW_ZERO:
             return f"the loss of step {step} is {loss:.4g}, below zero"
         return None
 

@@ -103,7 +103,7 @@ def measure(bench: Bench, event: Event, step: int, builder: TraceBuilder) -> Non
 
     def look(key: tuple[Spot, int]) -> Any:
         def capture(tensor: Any) -> Any:
-            if tensor.dtype.is_floating or tensor.dtype.is_integer:
+            if tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_complex:
                 values = seams.view(tensor)
                 seen[key] = {
                     "dtype": tensor.dtype.name,
@@ -121,7 +121,9 @@ def measure(bench: Bench, event: Event, step: int, builder: TraceBuilder) -> Non
         if link.op >= 0 and (spot := spots[link.op]) is not None
     }
     bench.run(patches={key: look(key) for key in keys.values()}, steps=step + 1)
+    batch = bench.batches[step % len(bench.batches)]
     for number, link in enumerate(links):
+        fed = _fed(batch.arrays.get(link.name), element) if link.what == "batch" else {}
         builder.add(
             "chain",
             step=step,
@@ -132,14 +134,25 @@ def measure(bench: Bench, event: Event, step: int, builder: TraceBuilder) -> Non
             layer=link.layer,
             phase=link.phase,
             source=link.source,
-            **seen.get(keys.get(link, (("", "", -1, "", -1), -1)), {}),
+            **(fed or seen.get(keys.get(link, (("", "", -1, "", -1), -1)), {})),
         )
+
+
+def _fed(values: Any, element: tuple[int, ...]) -> dict[str, Any]:
+    if values is None or values.dtype.kind not in "biufc":
+        return {}
+    return {
+        "dtype": str(values.dtype),
+        "shape": "x".join(str(size) for size in values.shape),
+        "value": _at(values, element),
+        **summarize(values),
+    }
 
 
 def _at(values: Any, element: tuple[int, ...]) -> float:
     """Return the value at the same place, where the tensor has the same rank and reaches there."""
     if values.size == 1:
-        return float(values.reshape(-1)[0])
+        return float(np.real(values.reshape(-1)[0]))
     if values.ndim != len(element) or any(
         a >= s for a, s in zip(element, values.shape, strict=True)
     ):

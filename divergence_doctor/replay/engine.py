@@ -204,7 +204,7 @@ class Engine:
             learning_rate=rate,
             loss_scale=scale,
             gradient_norm=_norm(norm for norm, _ in watch.gradients.values())
-            / (scale if scale == scale else 1.0),
+            / (scale if math.isfinite(scale) else 1.0),
             update_norm=after.update_norm,
             weight_norm=after.weight_norm,
             loss_finite=math.isfinite(loss) if not ran.raised else False,

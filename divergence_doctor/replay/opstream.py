@@ -73,6 +73,7 @@ class Taint:
     name: str
     event: int = -1
     only_infinite: bool = False
+    nan: bool = True
 
 
 @dataclass(slots=True)
@@ -86,12 +87,20 @@ class Event:
     origin_name: str
     bad_inputs: tuple[int, ...]
     element: str
-    samples: tuple[int, ...]
+    #: Samples with bad elements, as a mask; None where the output has no axis of samples.
+    rows: NDArray[np.bool_] | None
     message: str = ""
     stack: str = ""
     reaches: str = ""
     primary: bool = False
     operands: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def samples(self) -> tuple[int, ...]:
+        """Return the samples to blame; none where all are bad, or none can be told."""
+        if self.rows is None or self.rows.all():
+            return ()
+        return tuple(int(sample) for sample in np.flatnonzero(self.rows)[:_SAMPLES])
 
 
 @final
@@ -207,7 +216,7 @@ class OpStream:
         self._names[key] = (origin, name)
         self._from_batch.add(key)
         if tensor.dtype in self._floating and not all_finite(view(tensor)):
-            self.taints[key] = Taint(origin, name, only_infinite=False)
+            self.taints[key] = Taint(origin, name, nan=_has_nan(view(tensor)))
 
     @contextmanager
     def ours(self) -> Iterator[None]:
@@ -246,16 +255,15 @@ class OpStream:
         if index is None:
             return
         event = Event(index, (0, 0, 0), produced=True, origin="op",
-                      origin_name=self.ops[index].op_type, bad_inputs=(), element="", samples=(),
+                      origin_name=self.ops[index].op_type, bad_inputs=(), element="", rows=None,
                       reaches="state")  # fmt: skip
         self.events.append(event)
 
     def _reach(self, keys: Iterable[int], sink: str) -> None:
         stack = [
-            event
+            self.taints[key].event
             for key in keys
-            for taint in [self.taints.get(key)]
-            if taint is not None and (event := taint.event) >= 0
+            if key in self.taints and self.taints[key].event >= 0
         ]
         seen: set[int] = set()
         while stack:
@@ -265,16 +273,21 @@ class OpStream:
             seen.add(number)
             event = self.events[number]
             event.reaches = event.reaches or sink
-            stack.extend(
-                self.taints[key].event
-                for key in event.bad_inputs
-                if key in self.taints and self.taints[key].event >= 0
-            )
+            stack.extend(taint.event for taint in self._fed_by(event) if taint.event >= 0)
+
+    def _fed_by(self, event: Event) -> list[Taint]:
+        """Return where an event's bad values came from: a NaN from its NaN inputs, if it has any.
+
+        The infinity of a mask that is added to a score of NaN is not what made the sum NaN.
+        """
+        taints = [self.taints[key] for key in event.bad_inputs if key in self.taints]
+        nan = [taint for taint in taints if taint.nan]
+        return nan if event.counts[0] and nan else taints
 
     def settle(self) -> Event | None:
         """Choose the primary event: the first producer, in the order of execution, that mattered.
 
-        A deliberate infinite constant (a mask) is not what failed; the op that could not bear it is.
+        A deliberate infinite constant (a mask) did not fail; the op that could not bear it did.
         """
         self._reach(self._bad_writes, "state")
         mattered = [event for event in self.events if event.reaches]
@@ -287,7 +300,32 @@ class OpStream:
         chosen = min(roots or mattered, key=lambda event: event.op, default=None)
         if chosen is not None:
             chosen.primary = True
+            chosen.rows = self._rows_that_mattered(chosen)
         return chosen
+
+    def _rows_that_mattered(self, chosen: Event) -> NDArray[np.bool_] | None:
+        """Return those bad samples of an event that are bad all the way to where it mattered.
+
+        What selects among the samples on the way (`tf.where`, a maximum) lets only some through.
+        An op without an axis of samples, or one that moves them about, lets through what came.
+        """
+        children: dict[int, list[int]] = {}
+        for number, event in enumerate(self.events):
+            if event.reaches == chosen.reaches:
+                for taint in self._fed_by(event):
+                    children.setdefault(taint.event, []).append(number)
+        through: dict[int, NDArray[np.bool_] | None] = {}
+        for number in range(len(self.events) - 1, -1, -1):
+            event = self.events[number]
+            rows = event.rows
+            if rows is not None and event.reaches == chosen.reaches:
+                own = [through.get(child) for child in children.get(number, ())]
+                if own and all(kept is not None and not (kept & ~rows).any() for kept in own):
+                    rows = np.logical_or.reduce([kept for kept in own if kept is not None])
+            through[number] = rows
+            if event is chosen:
+                return rows if rows is None or rows.any() else event.rows
+        return chosen.rows
 
     def rows(self, step: int) -> Iterable[tuple[str, dict[str, Any]]]:
         """Yield (table, row) for every event and its operands."""
@@ -327,7 +365,7 @@ class OpStream:
                     yield "operands", {"step": step, "op": event.op, **operand}
 
     def _phases(self) -> list[str]:
-        """Return the phase of every op; what follows the last layer before a backward pass is loss."""
+        """Return the phase of every op; what follows the last layer of a forward pass is loss."""
         phases = [op.phase for op in self.ops]
         layer_follows = False
         for index in range(len(self.ops) - 1, -1, -1):
@@ -372,8 +410,10 @@ class OpStream:
                     *self._operands(outputs, "output", element, arrays[0].shape),
                 ]
         only_infinite = origin == "constant" and counts[0] == 0
-        for position in bad:
-            self.taints[identity(outputs[position])] = Taint(origin, name, number, only_infinite)
+        for position, array in zip(bad, arrays, strict=True):
+            self.taints[identity(outputs[position])] = Taint(
+                origin, name, number, only_infinite, nan=_has_nan(array)
+            )
 
     def output_of(self, key: int) -> tuple[int, int] | None:
         """Return (op, output) that made a tensor, also one seen through a tap; None for a leaf."""
@@ -408,9 +448,9 @@ class OpStream:
             elif key not in self.maker and tensor.dtype in self._floating:
                 values = view(tensor)
                 if not all_finite(values):
-                    infinite = not bool(np.isnan(values).any())
+                    nan = _has_nan(values)
                     origin, name = self._names.get(key, ("constant", "constant"))
-                    taints[key] = self.taints[key] = Taint(origin, name, -1, infinite)
+                    taints[key] = self.taints[key] = Taint(origin, name, -1, not nan, nan=nan)
         return taints
 
     def _blame(
@@ -481,7 +521,7 @@ class OpStream:
                 self.taints[identity(tensor)] = taint
 
     def _forward_op(self, kind: str, inputs: list[Any], outputs: list[Any]) -> int:
-        """Return the forward op that a gradient belongs to, or -1 where TensorFlow kept no trace."""
+        """Return the forward op that a gradient belongs to, or -1 where that cannot be told."""
         for tensor in outputs:
             made = self.maker.get(identity(tensor), -1) if tensor is not None else -1
             if made >= 0 and self.ops[made].op_type == kind:
@@ -530,7 +570,7 @@ class OpStream:
         element = _first_bad(bad) if bad is not None else ()
         shape = bad.shape if bad is not None else ()
         if bad is not None and not event.samples:
-            event.samples = self._rows_of(bad)
+            event.rows = self._rows_of(bad)
         event.operands = [
             operand
             for role, tensors in (
@@ -575,20 +615,16 @@ class OpStream:
             )
         return rows
 
-    def _samples_of(self, values: NDArray[Any], tensor: Any) -> tuple[int, ...]:
-        if identity(tensor) not in self._from_batch:
-            return ()
-        return self._rows_of(values)
+    def _samples_of(self, values: NDArray[Any], tensor: Any) -> NDArray[np.bool_] | None:
+        return self._rows_of(values) if identity(tensor) in self._from_batch else None
 
-    def _rows_of(self, values: NDArray[Any]) -> tuple[int, ...]:
-        """Return the samples that hold bad elements; nothing when all do, or none can be told."""
+    def _rows_of(self, values: NDArray[Any]) -> NDArray[np.bool_] | None:
+        """Return which samples hold bad elements; None where the values have no such axis."""
         if values.ndim == 0 or self._samples < 1 or values.shape[0] != self._samples:
-            return ()
-        bad = ~np.isfinite(values.reshape(len(values), -1).astype(_wide(values))).all(axis=1)
-        found = np.flatnonzero(bad)
-        if len(found) == self._samples:
-            return ()
-        return tuple(int(sample) for sample in found[:_SAMPLES])
+            return None
+        flat = values.reshape(len(values), -1)
+        bad: NDArray[np.bool_] = ~np.isfinite(flat.astype(_wide(values), copy=False)).all(axis=1)
+        return bad
 
 
 def _wide(values: NDArray[Any]) -> Any:
@@ -624,6 +660,10 @@ def _count(arrays: Iterable[NDArray[Any]]) -> tuple[int, int, int]:
             posinf += int(np.isposinf(wide).sum())
             neginf += int(np.isneginf(wide).sum())
     return nan, posinf, neginf
+
+
+def _has_nan(values: NDArray[Any]) -> bool:
+    return bool(np.isnan(values.astype(_wide(values), copy=False)).any())
 
 
 def _first_bad(values: NDArray[Any]) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, final
 
 if TYPE_CHECKING:
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 #: A loss this many times its first value, and still rising, runs away: ten steps at x2 a step.
 RUNAWAY: Final = 1e3
+#: Rounding alone brings no loss further below zero than this.
+BELOW_ZERO: Final = -1e-3
 #: Losses below this are as good as zero: rising from there to an ordinary value is no runaway.
 SMALL: Final = 1e-3
 #: A loss that rose this much and then stands still on a dead output has collapsed.
@@ -60,7 +63,7 @@ def runaway(losses: Sequence[float]) -> tuple[int, str] | None:
         (i for i, loss in enumerate(losses) if abs(loss) > UNDECIDED * floor), len(losses) - 1
     )
     tail = [abs(loss) for loss in losses[-4:]]
-    recovering = len(tail) == 4 and all(b < a for a, b in zip(tail, tail[1:], strict=False))
+    recovering = len(tail) == 4 and all(after < before for before, after in pairwise(tail))
     if last > RUNAWAY * floor and not recovering:
         growth = (last / floor) ** (1 / (len(losses) - 1))
         return start, (
@@ -96,8 +99,10 @@ class Judge:
             if row["loss_scale"] <= 1.0:
                 self._failed = (
                     0,
-                    f"loss scaling skipped all {step + 1} steps, down to a scale of "
-                    f"{row['loss_scale']:.4g}: no step can ever take effect",
+                    (
+                        f"loss scaling skipped all {step + 1} steps, down to a scale of "
+                        f"{row['loss_scale']:.4g}: no step can ever take effect"
+                    ),
                 )
                 return True
             return not all(other["skipped"] for other in self._builder.rows("steps"))
@@ -144,7 +149,7 @@ class Judge:
         terms = {row["name"] for row in self._builder.rows("losses")}
         bounded = targets and all(row["loss"] in NEVER_NEGATIVE for row in targets)
         if bounded and not any(name.startswith("add_loss/") for name in terms):
-            below = next((i for i, loss in enumerate(losses) if loss < -1e-3), None)
+            below = next((i for i, loss in enumerate(losses) if loss < BELOW_ZERO), None)
             if below is not None:
                 return below, (
                     f"the loss is {losses[below]:.4g}: {targets[0]['loss']} cannot be negative on "

@@ -27,7 +27,7 @@ def _is_users(code: CodeType) -> bool:
     TensorFlow, Keras, NumPy and their kin counts as a library there.
     """
     name = code.co_filename
-    if name.startswith("<") or name.startswith(_OURS):
+    if name.startswith(("<", _OURS)):
         return False
     if not name.startswith(_LIBRARY):
         return True
@@ -84,7 +84,7 @@ def spell(code: CodeType, line: int) -> str:
 
 def of_exception(error: BaseException) -> tuple[str, str]:
     """Return the user's innermost line in a traceback, and all of the user's frames."""
-    lines = []
+    lines: list[tuple[str, str]] = []
     trace = error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code

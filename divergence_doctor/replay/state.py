@@ -13,8 +13,6 @@ from divergence_doctor.replay._seams import forget_global_seed_generator
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from numpy.typing import NDArray
-
 
 def layer_path(layer: Any, root: Any) -> str:
     """Return the path of a layer as Keras gives it, without the name of the whole model.

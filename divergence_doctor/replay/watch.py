@@ -1,6 +1,6 @@
 """How is a training step watched without changing it? Layers, losses, gradients and the update.
 
-The model's own ``train_step`` runs, eagerly. What it calls on the way (layers, losses, the tape, the
+The model's own ``train_step`` runs, eagerly. What it calls on the way (layers, losses, tape and
 optimizer) is wrapped for the time of the step; every tensor is measured as it passes and then let
 go. The wrappers hand on the very numbers they were given: a watched step and a plain one agree to
 the bit.

@@ -111,7 +111,7 @@ def _structures(asked: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     a slash are a dict, several others a list.
     """
     names = asked.get("names")
-    if isinstance(names, list) and len(names) == 3:  # noqa: PLR2004 -- x, y, sample_weight
+    if isinstance(names, list) and len(names) == 3:
         return (names[0], names[1], names[2])
     arrays = asked.get("arrays") or {}
     x, y, weight = (_texts(arrays.get(role)) for role in ("x", "y", "sample_weight"))
@@ -125,7 +125,7 @@ def _structures(asked: Mapping[str, Any]) -> tuple[Any, Any, Any]:
 
 
 def _structure(names: list[str]) -> Any:
-    if len(names) < 2:  # noqa: PLR2004 -- one array stands for itself
+    if len(names) < 2:
         return names[0] if names else None
     return {_bare(name): name for name in names} if any("/" in n for n in names) else names
 

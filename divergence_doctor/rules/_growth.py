@@ -47,7 +47,7 @@ class Growth:
     def total(self) -> float:
         """The factor from its start to its peak (infinite beyond float64)."""
         decades = math.log10(self.values[-1]) - math.log10(self.values[0])
-        return float(10**decades) if decades < 308 else math.inf  # noqa: PLR2004 - float64
+        return float(10**decades) if decades < 308 else math.inf
 
     @property
     def per_link(self) -> float:
@@ -109,7 +109,7 @@ def gains(trace: Trace, step: int) -> dict[str, float]:
         rows["layer"], rows["shape"], rows["size"], rows["l2"], strict=True
     ):
         sides = [int(side) for side in str(shape).split("x") if side]
-        if len(sides) >= 2 and size > 0 and math.isfinite(l2):  # noqa: PLR2004 - a matrix
+        if len(sides) >= 2 and size > 0 and math.isfinite(l2):
             fan_in = float(np.prod(sides[:-1], dtype=np.float64))
             gain = float(l2) / math.sqrt(float(size)) * math.sqrt(fan_in)
             found[str(layer)] = max(gain, found.get(str(layer), 0.0))

@@ -190,7 +190,7 @@ class Producer:
         if not self.blamed:
             return ""
         shown = ", ".join(str(sample) for sample in self.blamed[:5])
-        more = ", ..." if len(self.blamed) > 5 else ""  # noqa: PLR2004 - what a line can hold
+        more = ", ..." if len(self.blamed) > 5 else ""
         word = "sample" if len(self.blamed) == 1 else "samples"
         return f"; {word} {shown}{more} of {self.batch_size or 'the batch'}"
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from divergence_doctor import _plugins
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from divergence_doctor.trace import Trace
 
 Stage = Literal["data", "forward", "loss", "backward", "update", "checkpoint", "execution"]

@@ -474,7 +474,7 @@ def _low(labels: _Labels) -> str:
 def _one_hot(labels: _Labels) -> Iterator[_Problem]:
     """Yield rows of zeros and ones in which not exactly one entry per place is set."""
     samples, classes = labels.samples, labels.target["classes"]
-    if classes < 2 or np.any(samples["size"] % classes):  # noqa: PLR2004 - one class is no one-hot
+    if classes < 2 or np.any(samples["size"] % classes):
         return
     binary = samples["integral"] & (samples["min"] >= 0) & (samples["max"] <= 1)
     binary &= samples["nonfinite"] == 0
@@ -522,7 +522,7 @@ def _ctc(labels: _Labels) -> Iterator[_Problem]:
     """Yield label sequences with more characters than the time axis has steps (0 is the blank)."""
     seen = labels.trace.table("activations").select(role="output")
     # Output of the last layer with a batch, a time and a class axis.
-    shapes = [shape.split("x") for shape in seen["shape"] if shape.count("x") == 2]  # noqa: PLR2004
+    shapes = [shape.split("x") for shape in seen["shape"] if shape.count("x") == 2]
     if shapes:
         last = shapes[-1]
         length = labels.samples["size"] - labels.samples["zero"]

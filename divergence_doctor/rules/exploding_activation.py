@@ -217,7 +217,7 @@ def _remedies(
 
 def _deep() -> Trace:
     layers = tuple(f"dense_{i}" for i in range(40))
-    sizes = tuple(3.0 * 11.0**i if i < 36 else math.nan for i in range(40))  # noqa: PLR2004
+    sizes = tuple(3.0 * 11.0**i if i < 36 else math.nan for i in range(40))
     event = SyntheticEvent(
         "MatMul",
         phase="forward",

@@ -241,7 +241,7 @@ def _remedies(growth: Growth | None) -> tuple[str, ...]:
 
 def _deep() -> Trace:
     layers = tuple(f"dense_{i}" for i in range(33))
-    grown = tuple(1e-3 * 20.0 ** (32 - i) if i > 2 else math.nan for i in range(33))  # noqa: PLR2004
+    grown = tuple(1e-3 * 20.0 ** (32 - i) if i > 2 else math.nan for i in range(33))
     event = SyntheticEvent(
         "MatMul",
         phase="backward",

@@ -100,9 +100,9 @@ class HighLearningRate(Rule):
         sure = self.LEAST
         if not found.ordinary:
             sure += self.BEYOND_TEN
-        if found.excess >= 100:  # noqa: PLR2004 - two decades
+        if found.excess >= 100:
             sure += self.BEYOND_HUNDRED
-        if found.growth >= 100 and found.peak_step >= 2:  # noqa: PLR2004 - as ROSE says
+        if found.growth >= 100 and found.peak_step >= 2:
             sure += self.ROSE
         producer = primary_of(trace)
         if producer is not None and producer.op_type not in GROWING and found.growth < GROWN:

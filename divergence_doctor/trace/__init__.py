@@ -1,4 +1,4 @@
-"""What was seen in the replayed steps? The one thing that crosses from TensorFlow to the readers."""
+"""What was seen in the replayed steps? The one thing that crosses to the reading half."""
 
 from divergence_doctor.trace.builder import TraceBuilder
 from divergence_doctor.trace.model import Trace

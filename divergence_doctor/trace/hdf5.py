@@ -1,10 +1,10 @@
-"""How does a trace lie on disk? One columnar HDF5 file, as FORMAT.md specifies; only here is h5py used.
+"""How does a trace lie on disk? One columnar HDF5 file, as FORMAT.md specifies.
 
-Writing: everything goes into a file beside the final one, which takes its name when it is whole.
-Reading: a trace may come from a stranger, so links, external storage, unusual filters and sizes that
-the file cannot hold are refused before any data is read. Columns are read when first asked for; the
-file is not held open in between, so it may be deleted or replaced, but a column that was not read
-yet then comes from what lies there by that time.
+Only here is h5py used. Writing: the file is made in memory, goes to the disk beside the final one
+and takes its name when it is whole. Reading: a trace may come from a stranger, so links, external
+storage, unusual filters and sizes that the file cannot hold are refused before any data is read.
+Columns are read when first asked for; the file is not held open in between. A column that is first
+asked for when the file was replaced meanwhile, moved or deleted is refused.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
+import secrets
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,17 +42,28 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _TABLE_TYPE: Final = "divergence-doctor/table"
-_FILTERS: Final = frozenset({"gzip", None})
+#: Filters by their HDF5 numbers: deflate, shuffle, fletcher32.
+_FILTERS: Final = frozenset({1, 2, 3})
 #: Declared bytes above this must be backed by stored bytes: the histograms of a healthy model are
 #: mostly zeros and shrink a hundredfold, nothing honest shrinks a thousandfold.
 _FLOOR: Final = 64 << 20
 _EXPANSION: Final = 1_000
 _OBJECTS: Final = 100_000
 _ROWS: Final = 50_000_000
+#: No trace is larger than this, however well it packs.
+_DECLARED: Final = 4 << 30
 _CONTEXT_BYTES: Final = 16 << 20
+_OUTCOMES: Final = frozenset({"diverged", "healthy", "inconclusive"})
 #: Columns whose text keeps its lines.
-_MULTILINE: Final = frozenset({"stack", "message", "raised", "raised_stack"})
+_MULTILINE: Final = frozenset({"stack", "message", "raised"})
+#: Longest text kept of a cell. JSON that were cut could not be read any more.
 _TEXT: Final = 4_000
+_JSON: Final = frozenset({"config", "parameters", "samples"})
+_JSON_TEXT: Final = 1 << 20
+#: Bytes of text read at once, were every cell as long as the file: cells may share their text.
+_TEXT_AT_ONCE: Final = 256 << 20
+#: Characters of text kept of one column.
+_TEXT_IN_ALL: Final = 256 << 20
 #: Rows below which compression costs more than it saves.
 _COMPRESS_FROM: Final = 256
 
@@ -69,33 +81,53 @@ def write(trace: Trace, path: str | Path) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    import h5py
-
     target = Path(path)
-    beside = None
     try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:60]}.")
-        os.close(handle)
-        beside = Path(name)
-        with h5py.File(beside, "w") as file:
-            _write_root(file, trace)
-            for spec in TABLES.values():
-                _write_table(file, spec, trace.table(spec.name))
-        with beside.open("rb") as stream:
-            os.fsync(stream.fileno())
-        beside.chmod(0o644)
-        beside.replace(target)
+        _write_whole(target, _image(trace))
     except OSError as error:
         raise OutputError(
             "cannot-write-trace",
             f"{clean(str(target))} cannot be written",
             why=clean(error.strerror or str(error)),
-            fix="choose with --out a folder that exists, may be written to, and has space on its disk",
+            fix="choose with --out a folder that may be written to, on a disk that has space",
         ) from error
+
+
+def _image(trace: Trace) -> bytes:
+    """Return the bytes of the file. Made in memory: h5py does not recover from a full disk."""
+    import h5py
+
+    with h5py.File("trace.h5", "w", driver="core", backing_store=False) as file:
+        _write_root(file, trace)
+        for spec in TABLES.values():
+            _write_table(file, spec, trace.table(spec.name))
+        file.flush()
+        image: bytes = file.id.get_file_image()
+    return image
+
+
+def _write_whole(target: Path, content: bytes) -> None:
+    beside = target.parent / f".{target.name[:60]}.{secrets.token_hex(8)}"
+    try:
+        with beside.open("xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(target)
+        _sync_folder(target.parent)
     finally:
-        if beside is not None:
-            with suppress(OSError):
-                beside.unlink()
+        with suppress(OSError):
+            beside.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a file's new name survive a power cut, where the system lets a folder be flushed."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _write_root(file: h5py.File, trace: Trace) -> None:
@@ -140,6 +172,8 @@ def _write_column(group: h5py.Group, column: Column, values: NDArray[Any]) -> h5
     options: dict[str, Any] = {"track_times": False}
     if len(values) >= _COMPRESS_FROM or (column.kind == "histogram" and len(values)):
         options |= {"compression": "gzip", "shuffle": True, "chunks": True}
+        # What fletcher32 sums up has to lie in the chunk; text lies beside it.
+        options["fletcher32"] = column.kind != "str"
     if column.kind == "str":
         data = np.asarray([_encodable(str(value)) for value in values], dtype=object)
         return group.create_dataset(column.name, data=data, dtype=_text_type(), **options)
@@ -156,7 +190,7 @@ def _encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
 
 
-def _kind_of(values: NDArray[Any]) -> Any:
+def _kind_of(values: Any) -> Any:
     return {"b": "bool", "i": "int", "u": "int", "f": "float"}.get(values.dtype.kind, "str")
 
 
@@ -189,40 +223,65 @@ def _version() -> str:
 def read(path: str | Path) -> Trace:
     """Open a trace; columns are read when first asked for.
 
+    Args:
+        path: the file.
+
     Raises:
         NotFoundError: there is no such file.
         RefusedError: it is no trace, is damaged, or holds what a trace never holds.
         UsageError: a newer version of the doctor wrote it.
     """
-    source = Path(path)
-    if not source.is_file():
+    source = Path(path).absolute()
+    if not _is_file(source):
         raise NotFoundError(
             "trace-not-found",
-            f"there is no trace {clean(str(source))}",
-            why="it is a folder" if source.is_dir() else "no file has this path",
+            f"there is no trace {clean(str(path))}",
+            why="it is a folder" if os.path.isdir(source) else "no file has this path",  # noqa: PTH112 - never raises
             fix="give a trace.h5 that `doctor replay` wrote",
         )
-    return _guarded(source, lambda: _read(source))
+    trace: Trace = _guarded(source, lambda: _read(source))
+    return trace
+
+
+def _is_file(path: Path) -> bool:
+    # Unlike Path.is_file, this says False to a path that is too long or may not be looked at.
+    return os.path.isfile(path)  # noqa: PTH113
 
 
 def _read(source: Path) -> Trace:
-    import h5py
-
-    with h5py.File(source, "r") as file:
+    before = _identity(source)
+    with _opened(source) as file:
         _check_root(file, source)
         _check_objects(file, source)
         context = _read_context(file, source)
         tables = {
-            name: _table(source, spec, file[name]) for name, spec in TABLES.items() if name in file
+            name: _table(source, before, spec, file[name])
+            for name, spec in TABLES.items()
+            if name in file
         }
     return Trace(tables, context)
 
 
+def _opened(source: Path) -> h5py.File:
+    import h5py
+
+    # Nobody writes to a trace in place, and locks fail on some network and read-only disks.
+    return h5py.File(source, "r", locking=False)
+
+
+def _identity(source: Path) -> tuple[int, ...]:
+    """Return what tells a file from another one under the same name."""
+    found = source.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def _check_root(file: h5py.File, source: Path) -> None:
     kind = file.attrs.get("encoding-type")
-    if kind != ENCODING_TYPE:
+    if not isinstance(kind, str) or kind != ENCODING_TYPE:
         raise _refused(source, "it is an HDF5 file, but no trace of the doctor")
     version = int(file.attrs.get("encoding-version", 0))
+    if version < 1:
+        raise _refused(source, "it does not say in which version of the format it is")
     if version > ENCODING_VERSION:
         raise UsageError(
             "trace-too-new",
@@ -243,7 +302,7 @@ def _check_objects(file: h5py.File, source: Path) -> None:
         group, depth = stack.pop()
         for name in group:
             count += 1
-            if count > _OBJECTS or depth > 2:  # noqa: PLR2004 - root, table, column
+            if count > _OBJECTS or depth > 2:
                 raise _refused(source, "it holds more objects than a trace has")
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 raise _refused(source, f"{clean(name)} is a link to somewhere else")
@@ -252,7 +311,7 @@ def _check_objects(file: h5py.File, source: Path) -> None:
                 stack.append((item, depth + 1))
             else:
                 declared += _check_dataset(item, source)
-    if declared > max(_FLOOR, _EXPANSION * stored):
+    if declared > min(max(_FLOOR, _EXPANSION * stored), _DECLARED):
         raise _refused(source, f"it declares {declared:,} bytes, and holds {stored:,}")
 
 
@@ -264,26 +323,32 @@ def _check_dataset(dataset: h5py.Dataset, source: Path) -> int:
     name = clean(str(dataset.name))
     if dataset.external or dataset.is_virtual:
         raise _refused(source, f"{name} keeps its data in another file")
-    if dataset.compression not in _FILTERS:
+    made = dataset.id.get_create_plist()
+    if any(made.get_filter(i)[0] not in _FILTERS for i in range(made.get_nfilters())):
         raise _refused(source, f"{name} is packed with an unusual filter")
-    if dataset.ndim > 2 or (dataset.ndim and dataset.shape[0] > _ROWS):  # noqa: PLR2004
+    if dataset.ndim > 2 or (dataset.ndim and dataset.shape[0] > _ROWS):
         raise _refused(source, f"{name} has the shape {dataset.shape}")
-    return int(dataset.size or 0) * int(dataset.dtype.itemsize)
+    return int(dataset.size or 0) * int(dataset.id.get_type().get_size())
 
 
 def _read_context(file: h5py.File, source: Path) -> dict[str, Any]:
-    if "context" not in file or file["context"].shape != ():
-        return {"outcome": clean(str(file.attrs.get("outcome", "inconclusive")))}
+    if "context" not in file:
+        return {"outcome": "inconclusive"}
     raw = file["context"][()]
     if not isinstance(raw, bytes) or len(raw) > _CONTEXT_BYTES:
         raise _refused(source, "its context is no text, or too long")
     try:
-        context = json.loads(raw)
+        context = _cleaned(json.loads(raw, parse_constant=lambda _: None))
     except (ValueError, RecursionError) as error:
         raise _refused(source, "its context is no JSON") from error
     if not isinstance(context, dict):
         raise _refused(source, "its context is no JSON object")
-    return {clean(str(key)): _cleaned(value) for key, value in context.items()}
+    if context.get("outcome", "inconclusive") not in _OUTCOMES:
+        raise _refused(source, "its context names an outcome that there is not")
+    step = context.get("failing_step")
+    if step is not None and (not isinstance(step, int) or step < 0):
+        raise _refused(source, "its context names a failing step that is no step")
+    return context
 
 
 def _cleaned(value: Any) -> Any:
@@ -296,61 +361,110 @@ def _cleaned(value: Any) -> Any:
     return value
 
 
-def _table(source: Path, spec: TableSpec, group: h5py.Group) -> Table:
+def _table(source: Path, before: tuple[int, ...], spec: TableSpec, group: h5py.Group) -> Table:
     import h5py
 
     if not isinstance(group, h5py.Group):
         raise _refused(source, f"{spec.name} is no table")
-    lengths = {len(group[name]) for name in group if group[name].ndim}
+    stored = {name: group[name] for name in group if isinstance(group[name], h5py.Dataset)}
+    if any(dataset.ndim == 0 for dataset in stored.values()):
+        raise _refused(source, f"{spec.name} holds a column without rows")
+    lengths = {dataset.shape[0] for dataset in stored.values()}
     if len(lengths) > 1:
         raise _refused(source, f"the columns of {spec.name} differ in length")
     length = lengths.pop() if lengths else 0
-    known = {column.name: column for column in spec.all_columns()}
-    names = [*known, *(name for name in group if name not in known and name != "row")]
     columns: dict[str, Callable[[], NDArray[Any]]] = {}
-    for name in names:
-        column = known.get(name)
-        present = name in group
-        columns[clean(name)] = _loader(source, spec.name, name, column, length, present=present)
+    for column in (*spec.all_columns(), *_further(spec, stored)):
+        if column.name in stored:
+            _check_kind(stored[column.name], column, source)
+            columns[column.name] = _loader(source, before, spec.name, column)
+        else:
+            columns[column.name] = partial(_missing, column, length)
     return Table(spec.name, length, columns)
 
 
-def _loader(
-    source: Path, table: str, name: str, column: Column | None, length: int, *, present: bool
-) -> Callable[[], NDArray[Any]]:
-    if not present and column is not None:
-        return lambda: _missing(column, length)
-    return lambda: _guarded(source, lambda: _load(source, table, name, column, length))
+def _further(spec: TableSpec, stored: dict[str, h5py.Dataset]) -> list[Column]:
+    """Return the columns that the schema does not know, as far as their names are ordinary."""
+    known = {"row", *(column.name for column in spec.all_columns())}
+    return [
+        Column(name, "bool" if _is_bool(dataset) else _kind_of(dataset), "")
+        for name, dataset in stored.items()
+        if name not in known and name.isidentifier() and name.isascii() and dataset.ndim == 1
+    ]
 
 
-def _load(source: Path, table: str, name: str, column: Column | None, length: int) -> NDArray[Any]:
+def _is_bool(dataset: h5py.Dataset) -> bool:
+    marked = dataset.attrs.get("dtype")
+    return dataset.dtype.kind in "bi" and isinstance(marked, str) and marked == "bool"
+
+
+def _check_kind(dataset: h5py.Dataset, column: Column, source: Path) -> None:
+    name = clean(str(dataset.name))
+    if column.kind == "histogram":
+        if dataset.ndim != 2 or dataset.shape[1] != EXPONENT_BINS or dataset.dtype.kind not in "iu":
+            raise _refused(source, f"{name} is no histogram of {EXPONENT_BINS} bins")
+    elif dataset.ndim != 1 or _is_text(dataset) != (column.kind == "str"):
+        raise _refused(source, f"{name} is no column of kind {column.kind}")
+
+
+def _is_text(dataset: h5py.Dataset) -> bool:
     import h5py
 
-    with h5py.File(source, "r") as file:
-        dataset = file[table][name]
-        values = dataset[()]
-        is_bool = dataset.attrs.get("dtype") == "bool"
-    if len(values) != length:
-        raise _refused(source, f"{table}/{name} has changed since the file was opened")
-    kind = column.kind if column is not None else ("bool" if is_bool else _kind_of(values))
-    return _as(kind, values, name, source)
+    if dataset.dtype.kind in "biuf":
+        return False
+    if h5py.check_string_dtype(dataset.dtype) is None:
+        raise TypeError(f"a column of dtype {dataset.dtype}")
+    return True
 
 
-def _as(kind: str, values: NDArray[Any], name: str, source: Path) -> NDArray[Any]:
-    if kind == "str":
-        multiline = name in _MULTILINE
-        array = np.empty(len(values), dtype=object)
-        array[:] = [clean(_decoded(value), _TEXT, multiline=multiline) for value in values]
-        return array
-    if kind == "histogram":
-        if values.ndim != 2 or values.shape[1] != EXPONENT_BINS:  # noqa: PLR2004
-            raise _refused(source, f"{clean(name)} is no histogram of {EXPONENT_BINS} bins")
-        return values.astype(np.uint32)
-    if values.ndim != 1 or values.dtype.kind not in "biuf":
-        raise _refused(source, f"{clean(name)} is no column of numbers")
-    dtype = {"int": np.int64, "float": np.float64, "bool": np.bool_}[kind]
+def _loader(
+    source: Path, before: tuple[int, ...], table: str, column: Column
+) -> Callable[[], NDArray[Any]]:
+    return lambda: _guarded(source, lambda: _load(source, before, table, column))
+
+
+def _load(source: Path, before: tuple[int, ...], table: str, column: Column) -> NDArray[Any]:
+    if not _is_file(source) or _identity(source) != before:
+        raise RefusedError(
+            "trace-changed",
+            f"{clean(str(source))} is not the file any more that was opened",
+            why=f"column {column.name} of {table} was not read before it was replaced or moved",
+            fix="open the trace again",
+        )
+    with _opened(source) as file:
+        dataset = file[table][column.name]
+        return (
+            _texts(dataset, column, source) if column.kind == "str" else _numbers(dataset, column)
+        )
+
+
+def _numbers(dataset: h5py.Dataset, column: Column) -> NDArray[Any]:
+    dtype = {"int": np.int64, "float": np.float64, "bool": np.bool_, "histogram": np.uint32}
     with np.errstate(all="ignore"):
-        return values.astype(dtype)
+        return np.asarray(dataset[()]).astype(dtype[column.kind])
+
+
+def _texts(dataset: h5py.Dataset, column: Column, source: Path) -> NDArray[Any]:
+    """Read text a few rows at a time: a small file can hold one long text and name it often."""
+    length = dataset.shape[0]
+    at_once = max(_TEXT_AT_ONCE // source.stat().st_size, 1)
+    seen: dict[Any, str] = {}
+    kept = 0
+    array = np.empty(length, dtype=object)
+    for start in range(0, length, at_once):
+        for index, value in enumerate(dataset[start : start + at_once], start):
+            if value not in seen:
+                seen[value] = _legible(_decoded(value), column.name)
+                kept += len(seen[value])
+                if kept > _TEXT_IN_ALL:
+                    raise _refused(source, f"{column.name} holds more text than a trace has")
+            array[index] = seen[value]
+    return array
+
+
+def _legible(text: str, column: str) -> str:
+    limit = _JSON_TEXT if column in _JSON else _TEXT
+    return clean(text, limit, multiline=column in _MULTILINE)
 
 
 def _decoded(value: Any) -> str:

@@ -6,11 +6,12 @@ from html import escape
 from typing import TYPE_CHECKING, Any, final
 
 from divergence_doctor.trace.schema import TABLES
-from divergence_doctor.trace.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from divergence_doctor.trace.table import Table
 
 
 @final

@@ -124,7 +124,7 @@ TABLES: Final[dict[str, TableSpec]] = {
         ),
         TableSpec(
             "activations",
-            "one tensor that a layer put out (role output, output/1, ...) or that entered the model",
+            "one tensor that a layer put out (role output, output/1, ...) or that was fed in",
             (
                 _STEP,
                 _ORDER,

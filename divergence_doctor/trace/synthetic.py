@@ -255,9 +255,9 @@ def _scaled(
     dtype: str = "float32",
 ) -> NDArray[Any]:
     if absmax is not None and math.isfinite(absmax):
-        return (values * (absmax / np.abs(values).max())).astype(dtype)
+        return np.asarray(values * (absmax / np.abs(values).max()), dtype=dtype)
     if l2 is not None and math.isfinite(l2):
-        return values * (l2 / np.linalg.norm(values))
+        return np.asarray(values * (l2 / np.linalg.norm(values)))
     return np.full(values.shape, np.nan)
 
 

@@ -1,13 +1,15 @@
-"""How is one table of a trace read? By column, as NumPy arrays, each loaded when first asked for."""
+"""How is one table of a trace read? By column, as NumPy arrays, loaded when first asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
     from numpy.typing import NDArray
 
 
@@ -40,7 +42,7 @@ class Table:
         return cls(
             name,
             lengths.pop() if lengths else 0,
-            {key: (lambda array=array: array) for key, array in arrays.items()},
+            {key: partial(_itself, array) for key, array in arrays.items()},
         )
 
     def __len__(self) -> int:
@@ -70,8 +72,11 @@ class Table:
         return Table(
             self.name,
             length,
-            {key: (lambda key=key: self[key][picked]) for key in self._columns},
+            {key: partial(self._picked, key, picked) for key in self._columns},
         )
+
+    def _picked(self, key: str, picked: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(self[key][picked])
 
     def select(self, **equal: Any) -> Table:
         """Return the rows whose columns equal the given values, e.g. ``select(step=0)``."""
@@ -105,3 +110,7 @@ class Table:
 
     def __repr__(self) -> str:
         return f"<Table {self.name!r}: {self.length} rows x {len(self._columns)} columns>"
+
+
+def _itself(array: NDArray[Any]) -> NDArray[Any]:
+    return array

@@ -66,7 +66,7 @@ class Trial(ABC):
 @cache
 def all_trials() -> Mapping[str, Trial]:
     """Return one instance of every trial, by name."""
-    kinds: tuple[type[Any], ...] = _plugins.load("divergence_doctor.trials", Trial)  # type: ignore[type-abstract]
+    kinds: tuple[type[Any], ...] = _plugins.load("divergence_doctor.trials", Trial)
     return {kind.name: kind() for kind in kinds}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from divergence_doctor.replay._seams import patched
@@ -38,7 +39,7 @@ class ClipGradients(Trial):
                             ("clipvalue", None),
                             ("global_clipnorm", norm),
                         ):
-                            stack.enter_context(patched(inner, name, lambda _old, v=value: v))
+                            stack.enter_context(patched(inner, name, partial(_instead, value)))
                     yield
 
             rerun = bench.run(prepare=clipped, steps=max(bench.asked, bench.failing_step + 1))
@@ -48,3 +49,7 @@ class ClipGradients(Trial):
         if rerun is None:
             return Outcome.not_run("gradient norm clipped", "no norm was given")
         return Outcome("global gradient norm clipped", "still-fails", "; ".join(tried), rerun)
+
+
+def _instead(value: float | None, _old: Any) -> float | None:
+    return value

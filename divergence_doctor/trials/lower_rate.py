@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @final
 class LowerRate(Trial):
-    """Divides the learning rate: ``{"factors": [10, 100, 1000]}``, the first that survives counts."""
+    """Divides the learning rate: ``{"factors": [10, 100]}``, the first that survives counts."""
 
     name: ClassVar[str] = "lower-rate"
     breadth: ClassVar[int] = 3

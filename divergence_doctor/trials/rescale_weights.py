@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
     from divergence_doctor.replay.bench import Bench
 
-#: Leave alone what is within this factor of the initialiser's scale: training itself moves kernels about.
+#: Leave alone what is within this factor of the initialiser's scale: training moves kernels about.
 _TOLERANCE: Final = 1.5
+
+
+#: An orthogonal recurrent kernel has a spectral radius of 1; rounding and training add a little.
+_RADIUS: Final = 1.05
 
 
 @final
@@ -28,8 +32,8 @@ class RescaleWeights(Trial):
     """Rescales kernels that are too large: ``{"layers": [...]}``, all layers when empty.
 
     A kernel is brought to the standard deviation of He's initialiser, sqrt(2 / fan_in) (He et al.
-    2015, arXiv:1502.01852), and where that still fails to LeCun's, sqrt(1 / fan_in), which keeps the
-    variance through units that are not rectified; a recurrent kernel to a spectral radius of at
+    2015, arXiv:1502.01852), and where that still fails to LeCun's, sqrt(1 / fan_in), which keeps
+    the variance through units that are not rectified; a recurrent kernel to a spectral radius of at
     most one (Pascanu et al. 2013, arXiv:1211.5063).
     """
 
@@ -79,7 +83,7 @@ def shrink(values: NDArray[Any], name: str, *, gain: float = 2.0) -> float:
             float(np.abs(np.linalg.eigvals(block)).max()) if block.shape == (rows, rows) else 0.0
             for block in blocks
         )
-        return min(1.0, 1.0 / radius) if radius > 1.05 else 1.0
+        return min(1.0, 1.0 / radius) if radius > _RADIUS else 1.0
     fan_in = math.prod(wide.shape[:-1])
     target = math.sqrt(gain / fan_in)
     spread = float(np.sqrt(np.mean(wide**2)))

@@ -7,13 +7,14 @@ would mend its value only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
 from divergence_doctor.replay.source import spell
 from divergence_doctor.trials._trial import Outcome, Trial
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from divergence_doctor.replay.bench import Bench
     from divergence_doctor.replay.opstream import Op, OpStream, Spot
 

@@ -45,4 +45,4 @@ def standardised(array: NDArray[Any]) -> NDArray[Any]:
     centre = wide - wide.mean(axis=axis, keepdims=True)
     spread = centre.std(axis=axis, keepdims=True)
     scaled = centre / np.where(spread > 0, spread, 1.0)
-    return scaled.astype(array.dtype if array.dtype.kind == "f" else np.float32)
+    return np.asarray(scaled, dtype=array.dtype if array.dtype.kind == "f" else np.float32)

@@ -11,9 +11,9 @@ import tensorflow as tf
 from custom import VariationalAutoencoder
 
 HERE = Path(__file__).parent
-SIDE = 12
+SIDE = 14
 OVEREXPOSED = 7  # index of the frame in which the shutter stuck: white from edge to edge
-EPOCHS = 40
+EPOCHS = 60
 
 
 def observe(count: int, rng: np.random.Generator) -> np.ndarray:
@@ -21,7 +21,7 @@ def observe(count: int, rng: np.random.Generator) -> np.ndarray:
     row, column = np.mgrid[:SIDE, :SIDE]
     y, x = rng.uniform(2, SIDE - 3, size=(2, count, 1, 1))
     glow = rng.uniform(0.5, 1.0, size=(count, 1, 1)) * np.exp(-((row - y) ** 2 + (column - x) ** 2))
-    frames = glow + 0.02 * rng.normal(size=glow.shape) + 0.05
+    frames = glow + 0.01 * rng.normal(size=glow.shape) + 0.05
     return np.clip(frames, 0, 1).reshape(count, -1).astype("float32")
 
 

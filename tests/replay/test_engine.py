@@ -76,14 +76,13 @@ def one_of_each(keras):
 
 @pytest.mark.parametrize("index", range(6))
 def test_a_watched_step_equals_a_plain_one_to_the_bit(keras, replayed, index):
+    import tensorflow as tf
+
+    from divergence_doctor.replay import match
     from divergence_doctor.replay.engine import run_step
     from divergence_doctor.replay.feeding import tensors
     from divergence_doctor.replay.state import Snapshot, seed_everything
     from tests.replay.conftest import batch_of
-
-    import tensorflow as tf
-
-    from divergence_doctor.replay import match
 
     _, model, x, y = list(one_of_each(keras))[index]
     model.optimizer.build(model.trainable_variables)

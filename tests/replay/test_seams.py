@@ -109,9 +109,8 @@ def test_the_handle_of_a_keras_variable_is_what_its_reads_take_in(keras, tf):
 
 def test_what_runs_unrecorded_is_on_no_tape(tf):
     x = tf.Variable(2.0)
-    with tf.GradientTape() as tape:
-        with seams.unrecorded():
-            y = x * x
+    with tf.GradientTape() as tape, seams.unrecorded():
+        y = x * x
     assert tape.gradient(y, x) is None
 
 

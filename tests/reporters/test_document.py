@@ -145,7 +145,7 @@ def test_the_command_to_replay_quotes_its_paths(told):
 
 def test_evidence_from_numpy_becomes_plain(runs):
     trace = runs.diverged_trace()
-    evidence = (Evidence("count", np.int64(3), "/x"), Evidence("flag", np.bool_(True), "/y"))  # noqa: FBT003
+    evidence = (Evidence("count", np.int64(3), "/x"), Evidence("flag", np.bool_(True), "/y"))
     claims = document(trace, runs.diagnosed(trace, evidence=evidence)).cause.evidence
     assert [type(claim.value) for claim in claims] == [int, bool]
 
