@@ -38,6 +38,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _INNER = "optimizer/inner_optimizer/vars"
+#: What ``Model.compile`` takes. A model with other arguments (``d_optimizer`` and ``g_optimizer`` of
+#: a GAN) brings its own ``get_compile_config`` and ``compile_from_config``.
+_COMPILE = frozenset(
+    {
+        *("optimizer", "loss", "loss_weights", "metrics", "weighted_metrics"),
+        *("run_eagerly", "steps_per_execution", "jit_compile", "auto_scale_loss"),
+    }
+)
 
 
 @final
@@ -121,7 +129,7 @@ def _load(
     import keras
 
     compiled = _without(_compiled_with(archive), unknown)
-    nameless = bool(compiled) and not compiled.get("optimizer")
+    nameless = bool(compiled) and not compiled.get("optimizer") and _COMPILE.issuperset(compiled)
     if nameless:
         compiled["optimizer"] = _named_optimizer(path, options)
     with suffixed(path, ".keras") as named:

@@ -366,7 +366,7 @@ def _table(source: Path, before: tuple[int, ...], spec: TableSpec, group: h5py.G
 
     if not isinstance(group, h5py.Group):
         raise _refused(source, f"{spec.name} is no table")
-    stored = {name: group[name] for name in group if isinstance(group[name], h5py.Dataset)}
+    stored = {name: item for name, item in group.items() if isinstance(item, h5py.Dataset)}
     if any(dataset.ndim == 0 for dataset in stored.values()):
         raise _refused(source, f"{spec.name} holds a column without rows")
     lengths = {dataset.shape[0] for dataset in stored.values()}

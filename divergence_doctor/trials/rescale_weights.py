@@ -47,12 +47,15 @@ class RescaleWeights(Trial):
         changed, rerun = "kernels rescaled", None
         for author, gain in (("He", 2.0), ("LeCun", 1.0)):
             prepare = partial(_rescaled, bench, layers, gain, scaled)
-            rerun = bench.run(prepare=prepare, steps=max(bench.asked, bench.failing_step + 1))
+            attempt = bench.run(prepare=prepare, steps=max(bench.asked, bench.failing_step + 1))
+            if not scaled:
+                break
+            rerun = attempt
             few = ", ".join(scaled[:3]) + (", …" if len(scaled) > 3 else "")
             changed = f"{len(scaled)} kernel(s) rescaled to {author}'s initialiser ({few})"
             if rerun.finite:
                 break
-        if not scaled or rerun is None:
+        if rerun is None:
             return Outcome.not_run(changed, "no kernel is larger than its initialiser makes it")
         return Outcome.of(changed, rerun)
 

@@ -49,7 +49,7 @@ def test_the_first_bad_op_is_shown_with_what_went_in_and_out(doctor, trace_file)
 
     assert told[1].startswith("Step 1, loss phase: Log in layer dense_1 at losses.py:41")
     row = " ".join(cells(told, "input"))
-    assert "float64" in row
+    assert "float32" in row
     assert "50%" in row
 
 
