@@ -52,7 +52,7 @@ def test_lines_stay_where_they_are_wanted():
 
 def test_long_text_loses_its_middle():
     assert clean("a" * 50 + "b" * 50, limit=11) == "aaaaa…bbbbb"
-    assert clean("a" * 500_000 + "\x1b" * 500_000, limit=10) == "aaaa…\\x1b"[:4] + "…" + "\\x1b"[-5:]
+    assert clean("a" * 500_000 + "\x1b" * 500_000, limit=10) == r"aaaa…b\x1b"
 
 
 @given(st.text(st.characters()), st.integers(3, 40), st.booleans())

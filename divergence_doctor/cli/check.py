@@ -64,16 +64,20 @@ def _show(review: Review, screen: Screen) -> None:
         left=("array", "role", "dtype", "shape"),
     )
     for name, counts in review.classes.items():
-        first = ", ".join(
-            f"{label}: {count}" for label, count in list(counts.items())[:_MOST_CLASSES]
-        )
-        more = f", and {len(counts) - _MOST_CLASSES} more" if len(counts) > _MOST_CLASSES else ""
-        screen.text(f"{name} as class ids (id: how often): {first}{more}")
+        screen.text(_class_counts(name, counts))
     screen.text("")
     for remark in review.remarks:
         _remark(remark, screen)
     if review.sound:
         screen.text("✓ No NaN or Inf, and nothing else that breaks every model.", "green")
+
+
+def _class_counts(name: str, counts: dict[int, int]) -> str:
+    first = ", ".join(f"{label}: {often}" for label, often in list(counts.items())[:_MOST_CLASSES])
+    more = f", and {len(counts) - _MOST_CLASSES} more" if len(counts) > _MOST_CLASSES else ""
+    units = max(counts) + 1
+    needs = f"; a last layer for them needs {units:,} units" if units > 1 else ""
+    return f"{name} as class ids (id: how often): {first}{more}{needs}"
 
 
 def _remark(remark: Remark, screen: Screen) -> None:

@@ -58,18 +58,19 @@ class Ran:
 def run_step(model: Any, data: Any) -> Ran:
     """Run the model's own ``train_step`` on (x, y, sample_weight), functions eagerly.
 
-    Errors that come from the numbers (labels, indices, a matrix that cannot be inverted) are part
+    They are packed as ``fit`` packs them: a custom step may well say ``x, y = data``. Errors that come from the numbers (labels, indices, a matrix that cannot be inverted) are part
     of the answer and returned.
 
     Raises:
         LimitError: the step ran out of memory.
         UsageError: the step cannot run at all on this batch.
     """
+    import keras
     import tensorflow as tf
 
     try:
         model.reset_metrics()
-        return Ran(logs=model.train_step(data))
+        return Ran(logs=model.train_step(keras.utils.pack_x_y_sample_weight(*data)))
     except (MemoryError, tf.errors.ResourceExhaustedError) as error:
         raise LimitError(
             "out-of-memory",

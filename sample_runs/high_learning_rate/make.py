@@ -25,7 +25,7 @@ def measure(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarra
 
 def build() -> keras.Model:
     layers = [keras.Input((FEATURES,), name="readings")]
-    layers += [keras.layers.Dense(32, activation="elu", name=f"hidden_{i}") for i in range(1, 9)]
+    layers += [keras.layers.Dense(32, activation="leaky_relu", name=f"hidden_{i}") for i in range(1, 12)]
     layers += [keras.layers.Dense(FAULTS, name="fault")]
     return keras.Sequential(layers, name="bearing_faults")
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from divergence_doctor.cli import main
+from divergence_doctor.trace import TraceBuilder
 from divergence_doctor.trace.synthetic import SyntheticEvent, training_trace
 
 ROOT = Path(__file__).parents[2]
@@ -128,6 +129,16 @@ def healthy_file(tmp_path):
     """A trace of a run that stays finite."""
     path = tmp_path / "healthy.h5"
     training_trace(losses=(1.0, 0.9, 0.8)).save(path)
+    return path
+
+
+@pytest.fixture
+def bare_file(tmp_path):
+    """A trace that says that it diverged, and no more: there is nothing in it to draw."""
+    builder = TraceBuilder()
+    builder.describe(outcome="diverged", outcome_because="the loss of step 0 is nan")
+    path = tmp_path / "bare.h5"
+    builder.build().save(path)
     return path
 
 

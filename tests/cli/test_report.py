@@ -28,9 +28,9 @@ def test_the_reports_of_a_trace_are_written_without_a_copy_of_it(doctor, trace_f
     assert trace_file.is_file()
 
 
-def test_the_default_folder_is_named_after_the_trace(doctor, healthy_file, elsewhere):
-    assert doctor("report", healthy_file).status == 0
-    assert names(elsewhere) == ["healthy-report"]
+def test_the_default_folder_is_named_after_the_trace(doctor, bare_file, elsewhere):
+    assert doctor("report", bare_file).status == 0
+    assert names(elsewhere) == ["bare-report"]
 
 
 def test_json_is_strict_and_the_same_as_the_file_and_nothing_else_is_printed(
@@ -49,13 +49,17 @@ def test_json_is_strict_and_the_same_as_the_file_and_nothing_else_is_printed(
     assert told["diagnosis"]["confirmed"] is True
 
 
-def test_a_divergence_exits_3_only_when_asked_to(doctor, trace_file):
-    assert doctor("report", trace_file, "--out", "a").status == 0
-    assert doctor("report", trace_file, "--out", "b", "--fail-on-divergence").status == 3
+def test_a_divergence_exits_3_only_when_asked_to(doctor, bare_file):
+    assert doctor("report", bare_file, "--out", "a").status == 0
+    assert doctor("report", bare_file, "--out", "b", "--fail-on-divergence").status == 3
 
 
-def test_a_healthy_trace_exits_0_and_has_no_diagnosis(doctor, healthy_file):
-    said = doctor("report", healthy_file, "--fail-on-divergence", "--json")
+def test_a_healthy_trace_exits_0_and_has_no_diagnosis(doctor, tmp_path):
+    builder = TraceBuilder()
+    builder.describe(outcome="healthy")
+    builder.build().save(tmp_path / "healthy.h5")
+
+    said = doctor("report", tmp_path / "healthy.h5", "--fail-on-divergence", "--json")
 
     assert said.status == 0
     told = json.loads(said.out)
@@ -71,34 +75,34 @@ def test_an_empty_trace_is_inconclusive(doctor, tmp_path):
     assert json.loads(said.out)["outcome"] == "inconclusive"
 
 
-def test_the_same_trace_gives_the_same_report(doctor, trace_file, elsewhere):
+def test_the_same_trace_gives_the_same_report(doctor, bare_file, elsewhere):
     for folder in ("a", "b"):
-        doctor("report", trace_file, "--out", folder)
+        doctor("report", bare_file, "--out", folder)
 
     for name in ("report.json", "report.md", "report.html"):
         assert (elsewhere / "a" / name).read_bytes() == (elsewhere / "b" / name).read_bytes()
 
 
-def test_an_output_that_exists_is_kept_unless_forced(doctor, trace_file, elsewhere):
-    doctor("report", trace_file, "--out", "out")
+def test_an_output_that_exists_is_kept_unless_forced(doctor, bare_file, elsewhere):
+    doctor("report", bare_file, "--out", "out")
     (elsewhere / "out" / "notes.txt").write_text("mine")
 
-    doctor("report", trace_file, "--out", "out").assert_refused(
+    doctor("report", bare_file, "--out", "out").assert_refused(
         2, "error[output-exists]", "out exists already", "--force"
     )
     assert (elsewhere / "out" / "notes.txt").read_text() == "mine"
 
-    assert doctor("report", trace_file, "--out", "out", "--force").status == 0
-    assert names(elsewhere / "out") == FILES
+    assert doctor("report", bare_file, "--out", "out", "--force").status == 0
+    assert names(elsewhere / "out") == ["report.html", "report.json", "report.md"]
 
 
-def test_force_never_replaces_the_folder_that_holds_the_trace(doctor, trace_file):
-    (trace_file.parent / "report.json").write_text("{}")
+def test_force_never_replaces_the_folder_that_holds_the_trace(doctor, bare_file):
+    (bare_file.parent / "report.json").write_text("{}")
 
-    doctor("report", trace_file, "--out", trace_file.parent, "--force").assert_refused(
-        2, "error[output-holds-the-trace]", "trace.h5, which would be lost", "--out"
+    doctor("report", bare_file, "--out", bare_file.parent, "--force").assert_refused(
+        2, "error[output-holds-the-trace]", "bare.h5, which would be lost", "--out"
     )
-    assert trace_file.is_file()
+    assert bare_file.is_file()
 
 
 def test_a_trace_that_is_not_there_is_named(doctor, tmp_path, elsewhere):
@@ -109,20 +113,20 @@ def test_a_trace_that_is_not_there_is_named(doctor, tmp_path, elsewhere):
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x89HDF\r\n\x1a\n", "cut"])
-def test_a_damaged_trace_is_refused_and_nothing_is_written(doctor, trace_file, content, elsewhere):
-    whole = trace_file.read_bytes()
-    trace_file.write_bytes(whole[: len(whole) // 2] if content == "cut" else content)
+def test_a_damaged_trace_is_refused_and_nothing_is_written(doctor, bare_file, content, elsewhere):
+    whole = bare_file.read_bytes()
+    bare_file.write_bytes(whole[: len(whole) // 2] if content == "cut" else content)
 
-    doctor("report", trace_file).assert_refused(4, "trace.h5")
+    doctor("report", bare_file).assert_refused(4, "bare.h5")
     assert names(elsewhere) == []
 
 
-def test_a_disk_that_fills_up_is_told_and_leaves_nothing_behind(trace_file, elsewhere):
+def test_a_disk_that_fills_up_is_told_and_leaves_nothing_behind(bare_file, elsewhere):
     def small_files():
         resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
 
     done = subprocess.run(
-        [sys.executable, "-m", "divergence_doctor", "report", trace_file, "--out", "out"],
+        [sys.executable, "-m", "divergence_doctor", "report", bare_file, "--out", "out"],
         capture_output=True,
         text=True,
         check=False,
@@ -137,10 +141,10 @@ def test_a_disk_that_fills_up_is_told_and_leaves_nothing_behind(trace_file, else
     assert names(elsewhere) == []
 
 
-def test_a_place_below_a_file_cannot_be_written(doctor, trace_file, elsewhere):
+def test_a_place_below_a_file_cannot_be_written(doctor, bare_file, elsewhere):
     (elsewhere / "file").write_text("mine")
 
-    doctor("report", trace_file, "--out", "file/out").assert_refused(
+    doctor("report", bare_file, "--out", "file/out").assert_refused(
         2, "error[cannot-write]", "file/out cannot be written", "not a directory", "--out"
     )
     assert names(elsewhere) == ["file"]

@@ -1,0 +1,40 @@
+"""When do finite losses count as a divergence, and when not?"""
+
+import pytest
+
+from divergence_doctor.replay.outcome import runaway
+
+
+@pytest.mark.parametrize(
+    ("losses", "what"),
+    [
+        ((1.0, 30.0, 900.0, 27_000.0), "a loss multiplied step after step"),
+        ((0.04, 7e3, 2e5, 3e7, 1.6e7, 7.7e7, 1.9e6, 9.5e7), "a loss far up that comes not back"),
+        ((-0.7, -9.7, -150.0, -9e3), "a loss that falls without bound"),
+        ((1.6, 1_618.0, 1.609, 1.609, 1.609, 1.609), "an output that collapsed to a constant"),
+    ],
+)
+def test_it_is_a_runaway(losses, what):
+    assert runaway(losses) is not None, what
+
+
+@pytest.mark.parametrize(
+    ("losses", "what"),
+    [
+        ((1.0, 0.5, 0.3), "a loss that falls"),
+        ((1e6, 5e5, 2e5), "a huge loss that falls"),
+        ((1.0, 40.0, 20.0, 5.0, 1.0, 0.3), "a catapult that recovers"),
+        ((1.0, 4e4, 2e4, 9e3, 4e3), "a catapult on its way back"),
+        ((1e-9, 1e-5, 2e-4), "noise about zero"),
+        ((0.69, 0.69, 0.69, 0.69), "a loss that stands still"),
+        ((1.0, 1.4, 0.9, 1.3), "the edge of stability"),
+    ],
+)
+def test_it_is_none(losses, what):
+    assert runaway(losses) is None, what
+
+
+def test_the_step_and_the_growth_are_told():
+    step, why = runaway((1.0, 5.0, 25.0, 125.0, 625.0, 3_125.0))
+    assert step == 2
+    assert "x5 a step" in why
