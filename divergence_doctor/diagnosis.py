@@ -186,6 +186,7 @@ def diagnose(trace: Trace, rules: Sequence[Rule] | None = None) -> Diagnosis:
     main = holding[0] if holding else _unexplained(trace, because, trials)
     main_rule = by_id.get(main.finding.cause)
     explained = main_rule.explains if main_rule is not None else frozenset()
+    explained |= main.finding.explains
     findings = tuple(
         replace(item, finding=replace(item.finding, explained_by=main.finding.cause))
         if item is not main and (item.symptom or item.finding.cause in explained)
@@ -266,7 +267,7 @@ def _effects(assessed: list[Assessment], rules: dict[str, Rule]) -> frozenset[st
         effect.finding.cause
         for cause in assessed
         for effect in assessed
-        if effect.finding.cause in rules[cause.finding.cause].explains
+        if effect.finding.cause in rules[cause.finding.cause].explains | cause.finding.explains
         and not cause.symptom
         and not cause.refuted
         and cause.confirmed >= effect.confirmed

@@ -1,8 +1,8 @@
 """What happens on the TensorFlow side? Open, replay, prove, write the trace.
 
 This is what the child process of ``doctor replay`` runs (``python -m divergence_doctor.examination
-REQUEST.json``), and what a notebook runs in its own process. Everything it has to say goes into the
-trace; the reading half takes it from there.
+REQUEST.json PARENT``), and what a notebook runs in its own process. Everything it has to say goes
+into the trace; the reading half takes it from there.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from divergence_doctor import diagnosis
+from divergence_doctor._clean import clean
 from divergence_doctor.batches import describe, read_batches, write_batch
-from divergence_doctor.errors import DoctorError
-from divergence_doctor.supervision import PlaceFile
+from divergence_doctor.errors import BatchError, DoctorError
+from divergence_doctor.supervision import PlaceFile, end_with
 from divergence_doctor.trace import Trace, TraceBuilder
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def examine(
         opened = open_checkpoint(Path(request.checkpoint), request.options())
         progress(-1, "reading the batch", "")
         batches = read_batches([Path(path) for path in request.batches])
-        fed = [match(batch, opened.model) for batch in batches]
+        fed = [_matched(match, batch, opened.model) for batch in batches]
         for index, (batch, one) in enumerate(zip(batches, fed, strict=True)):
             describe(batch, index, builder, roles=one.roles)
     builder.describe(**_facts(request, opened, batches, fed[0]))
@@ -166,6 +167,7 @@ def _bench(
         failing_step=trace.failing_step or 0,
         stream=engine.last_stream,
         losses=[str(name) for name in trace.table("targets")["loss"]],
+        ran=len(trace.table("steps")),
     )
 
 
@@ -175,6 +177,19 @@ def _chain(bench: Any, engine: Any, builder: TraceBuilder) -> None:
     primary = next((event for event in engine.last_stream.events if event.primary), None)
     if primary is not None:
         measure(bench, primary, builder.rows("steps")[-1]["step"], builder)
+
+
+def _matched(match: Callable[[Batch, Any], Any], batch: Batch, model: Any) -> Any:
+    """Match one batch to the model; an error names the file, for there may be several."""
+    try:
+        return match(batch, model)
+    except BatchError as error:
+        raise BatchError(
+            error.slug,
+            f"{clean(Path(batch.source).name)}: {error.message}",
+            why=error.why,
+            fix=error.fix,
+        ) from error
 
 
 def _prove(
@@ -295,7 +310,12 @@ class _timed:  # noqa: N801 - used like a function, in `with`
 
 
 def main(arguments: list[str]) -> int:
-    """Run one request from a file, as the child of ``doctor replay``."""
+    """Run one request from a file, as the child of ``doctor replay``.
+
+    Args:
+        arguments: path of the request, and the id of the process that waits for the answer.
+    """
+    end_with(int(arguments[1]))
     path = Path(arguments[0])
     folder = path.parent
     request = Request.from_json(path.read_text(encoding="utf-8"))

@@ -127,7 +127,7 @@ def _in_child(
         (work / "request.json").write_text(request.to_json(), encoding="utf-8")
         ended = supervision.supervise(
             "divergence_doctor.examination",
-            [str(work / "request.json")],
+            [str(work / "request.json"), str(os.getpid())],
             place=supervision.PlaceFile(work / PLACE),
             log=work / "log.txt",
             environment=_environment(os.environ),

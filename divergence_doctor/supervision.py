@@ -28,6 +28,8 @@ How = Literal["finished", "signal", "time", "memory"]
 _TICK: Final = 0.05
 #: Bytes of the place file: one record of a fixed size, written whole each time.
 _RECORD: Final = 512
+#: prctl(2): the signal that a process gets when its parent ends.
+_PR_SET_PDEATHSIG: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,23 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
         os.killpg(child.pid, signal.SIGKILL)
     except ProcessLookupError:
         child.kill()
+
+
+def end_with(parent: int) -> None:
+    """Have this process killed when the one that started it ends, however that ends (on Linux).
+
+    Args:
+        parent: process id of the one that started it.
+    """
+    import ctypes
+
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    except (OSError, AttributeError):
+        return
+    # It may have ended before that was asked for.
+    if os.getppid() != parent:
+        sys.exit(1)
 
 
 def resident(pid: int) -> int:

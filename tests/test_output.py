@@ -34,9 +34,12 @@ def test_the_folder_appears_when_everything_is_in_it(tmp_path):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_what_ends_the_filling_leaves_nothing_behind(tmp_path, error):
-    with pytest.raises(error), whole_folder(tmp_path / "out", force=False) as partial:
+    def fill(partial):
         (partial / "report.md").write_text("hello")
         raise error
+
+    with pytest.raises(error), whole_folder(tmp_path / "out", force=False) as partial:
+        fill(partial)
 
     assert entries(tmp_path) == []
 

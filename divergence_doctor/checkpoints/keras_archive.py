@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _INNER = "optimizer/inner_optimizer/vars"
-#: What ``Model.compile`` takes. A model with other arguments (``d_optimizer`` and ``g_optimizer`` of
-#: a GAN) brings its own ``get_compile_config`` and ``compile_from_config``.
+#: What ``Model.compile`` takes. A model with other arguments (a GAN's ``d_optimizer``) brings its own
+#: ``get_compile_config`` and ``compile_from_config``.
 _COMPILE = frozenset(
     {
         *("optimizer", "loss", "loss_weights", "metrics", "weighted_metrics"),

@@ -95,6 +95,8 @@ class _Array:
     RANGE: ClassVar[float] = 1e3
     #: More distinct whole numbers than this are no class ids.
     MOST_CLASSES: ClassVar[int] = 1_000
+    #: No embedding or class table is as long; beyond 2**63 a cast to integers overflows.
+    LARGEST_ID: ClassVar[float] = 2.0**31
     #: Samples that a sentence names.
     MOST_NAMED: ClassVar[int] = 8
 
@@ -334,7 +336,8 @@ def _class_counts(array: _Array) -> dict[int, int] | None:
     if array.role != "y" or not array.numeric or not array.values.size:
         return None
     values = array.values
-    if not array.row["integral"] or array.row["nan"] + array.row["posinf"] + array.row["neginf"]:
+    bad = array.row["nan"] + array.row["posinf"] + array.row["neginf"]
+    if bad or not array.row["integral"] or array.row["absmax"] >= array.LARGEST_ID:
         return None
     if _one_hot(values):
         values = np.argmax(values, axis=-1)

@@ -6,6 +6,7 @@ of its own (``tests/replay/test_seams.py``) that fails by name when TensorFlow o
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -145,6 +146,15 @@ def set_keras_mask(tensor: Any, mask: Any) -> None:
     from keras.src import backend
 
     backend.set_keras_mask(tensor, mask)
+
+
+def before_autograph(file: str, line: int) -> tuple[str, int] | None:
+    """Return the line that a line of AutoGraph's generated code was made from, while it runs."""
+    from tensorflow.python.util import tf_stack
+
+    mappers = tf_stack._source_mapper_stacks.get(threading.get_ident())  # noqa: SLF001 - the seam
+    found = mappers[-1].get_effective_source_map().get((file, line)) if mappers else None
+    return None if found is None else (str(found[0]), int(found[1]))
 
 
 def forget_global_seed_generator() -> None:

@@ -20,7 +20,7 @@ from divergence_doctor.replay import _seams as seams
 from divergence_doctor.replay.engine import Ran, run_step
 from divergence_doctor.replay.feeding import match, tensors
 from divergence_doctor.replay.opstream import Spot
-from divergence_doctor.replay.outcome import BELOW_ZERO, NEVER_NEGATIVE, runaway
+from divergence_doctor.replay.outcome import BELOW_ZERO, NEVER_NEGATIVE, runaway, wrecked
 from divergence_doctor.replay.state import (
     Snapshot,
     model_variables,
@@ -33,6 +33,8 @@ from divergence_doctor.stats import all_finite
 from divergence_doctor.trace import TraceBuilder
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from divergence_doctor.batches import Batch
     from divergence_doctor.replay.opstream import OpStream
 
@@ -78,6 +80,8 @@ class Bench:
         asked: steps that the replay was asked for.
         failing_step: step at which it failed.
         stream: the watched stream of ops of the failing step, for changes to single ops.
+        ran: steps that the replay took: more than up to the failing one where it failed while
+            finite, which shows only in where the loss ends.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class Bench:
         failing_step: int,
         stream: OpStream | None,
         losses: Sequence[str] = (),
+        ran: int = 0,
     ) -> None:
         self.model = model
         self.batches = tuple(batches)
@@ -99,12 +104,14 @@ class Bench:
         self.stream = stream
         self._snapshot = snapshot
         self._seed = seed
+        self._ran = ran
         self._nonnegative = bool(losses) and all(name in NEVER_NEGATIVE for name in losses)
 
     @property
     def enough(self) -> int:
         """Steps that a change at the point must survive."""
-        return max(min(self.failing_step + 1 + GRACE, self.asked), self.failing_step + 1)
+        seen = max(self.failing_step + 1, min(self._ran, self.asked))
+        return max(min(seen + GRACE, self.asked), self.failing_step + 1)
 
     def run(
         self,
@@ -145,16 +152,19 @@ class Bench:
         self, batches: Sequence[Batch], steps: int, patches: Patches | None, losses: list[float]
     ) -> str | None:
         fed = [match(batch, self.model) for batch in batches]
+        ratios: list[float] = []
         for step in range(steps):
             data = tensors(fed[step % len(fed)])
             glance = _Glance(self.model)
+            before = self._trainable()
             with self._looking(glance, patches):
                 ran = run_step(self.model, data)
             losses.append(glance.loss_of(ran))
             why = self._failure(step, ran, losses[-1], glance)
             if why is not None:
                 return why
-        gone = runaway(losses)
+            ratios.append(_ratio(before, self._trainable()))
+        gone = runaway(losses) or wrecked(losses, ratios)
         return None if gone is None else f"finite, but {gone[1]}"
 
     @contextmanager
@@ -183,6 +193,13 @@ class Bench:
         if self._nonnegative and loss < BELOW_ZERO:
             return f"the loss of step {step} is {loss:.4g}, below zero"
         return None
+
+    def _trainable(self) -> list[NDArray[Any]]:
+        return [
+            np.array(held.variable.value, dtype=np.float32)
+            for held in model_variables(self.model)
+            if held.trainable
+        ]
 
     def _scales(self) -> bool:
         return any(hasattr(optimizer, "dynamic_scale") for optimizer in optimizers_of(self.model))
@@ -264,6 +281,14 @@ class _Glance:
             values = getattr(tensor, "values", tensor)
             if hasattr(values, "_id") and not all_finite(seams.view(values)):
                 self.gradients_finite = False
+
+
+def _ratio(before: list[NDArray[Any]], after: list[NDArray[Any]]) -> float:
+    """Return L2 of a step's update over L2 of the weights before it."""
+    with np.errstate(all="ignore"):
+        moves = [np.linalg.norm(new - old) for old, new in zip(before, after, strict=True)]
+        size = math.hypot(*(np.linalg.norm(old) for old in before))
+    return math.hypot(*moves) / size if size > 0 else math.nan
 
 
 def _course(losses: Sequence[float]) -> str:

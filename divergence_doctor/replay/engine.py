@@ -58,8 +58,9 @@ class Ran:
 def run_step(model: Any, data: Any) -> Ran:
     """Run the model's own ``train_step`` on (x, y, sample_weight), functions eagerly.
 
-    They are packed as ``fit`` packs them: a custom step may well say ``x, y = data``. Errors that come from the numbers (labels, indices, a matrix that cannot be inverted) are part
-    of the answer and returned.
+    They are packed as ``fit`` packs them: a custom step may well say ``x, y = data``. Errors that
+    come from the numbers (labels, indices, a matrix that cannot be inverted) are part of the answer
+    and returned.
 
     Raises:
         LimitError: the step ran out of memory.
@@ -191,7 +192,7 @@ class Engine:
             watch.stream.reach_everything("loss")
         after = self._weights_after(step, variables, before, watch)
         slots_finite = self._slots(step, "after")
-        primary = watch.stream.settle()
+        watch.stream.settle()
         self.last_stream = watch.stream
         for table, row in watch.stream.rows(step):
             self.builder.add(table, **row)
@@ -204,7 +205,9 @@ class Engine:
             loss=loss,
             learning_rate=rate,
             loss_scale=scale,
-            gradient_norm=_norm(norm for norm, _ in watch.gradients.values())
+            gradient_norm=_norm(
+                norm if finite else math.nan for norm, finite in watch.gradients.values()
+            )
             / (scale if math.isfinite(scale) else 1.0),
             update_norm=after.update_norm,
             weight_norm=after.weight_norm,
@@ -223,7 +226,6 @@ class Engine:
             raised_phase=watch.reached_phase if ran.raised else "",
             raised_source=ran.source,
             raised_stack=ran.stack,
-            primary=primary is not None,
         )
 
     def _watch(self, step: int, data: Any, number: int) -> StepWatch:
@@ -325,7 +327,7 @@ class Engine:
             after_nonfinite=bad["nan"] + bad["posinf"] + bad["neginf"],
             **row,
         )
-        return float(row["l2"])
+        return float(row["l2"]) if _finite(row) else math.nan
 
     def _slots(self, step: int, when: str) -> bool:
         finite = True

@@ -22,7 +22,6 @@ from divergence_doctor.stats import all_finite, summarize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from types import CodeType
 
     from numpy.typing import NDArray
 
@@ -45,8 +44,8 @@ class Place:
     call: int = -1
 
 
-#: The user's code object and line that ran an op, or None.
-Line: TypeAlias = "tuple[CodeType, int] | None"
+#: The user's file and line that ran an op, or None.
+Line: TypeAlias = "tuple[str, int] | None"
 #: How an op is found again: op type, layer, call of the layer, source line, and how many alike
 #: ran there before.
 Spot = tuple[str, str, int, str, int]
@@ -300,8 +299,28 @@ class OpStream:
         chosen = min(roots or mattered, key=lambda event: event.op, default=None)
         if chosen is not None:
             chosen.primary = True
-            chosen.rows = self._rows_that_mattered(chosen)
+            shown = self._shown_by(chosen)
+            chosen.rows = self._rows_that_mattered(shown) if shown is not None else None
         return chosen
+
+    def _shown_by(self, chosen: Event) -> Event | None:
+        """Return the event that tells an event's samples: itself, or one that it led to.
+
+        An op that sees one sample at a time (in the body of a `tf.map_fn`) has no axis for them;
+        the tensor that its results are stacked into has one.
+        """
+        if chosen.rows is not None or self.ops[chosen.op].derivative_of >= 0:
+            return chosen
+        start = self.events.index(chosen)
+        led_to = {start}
+        for number, event in enumerate(self.events[start + 1 :], start + 1):
+            if self.ops[event.op].phase not in {"forward", "loss"}:
+                return None
+            if any(taint.event in led_to for taint in self._fed_by(event)):
+                led_to.add(number)
+                if event.rows is not None:
+                    return event
+        return None
 
     def _rows_that_mattered(self, chosen: Event) -> NDArray[np.bool_] | None:
         """Return those bad samples of an event that are bad all the way to where it mattered.

@@ -19,6 +19,8 @@ BELOW_ZERO: Final = -1e-3
 SMALL: Final = 1e-3
 #: A loss that rose this much and then stands still on a dead output has collapsed.
 COLLAPSED: Final = 1e2
+#: A step this long against the weights leaves nothing of them.
+REPLACED: Final = 1.0
 #: A loss that rose this much and neither falls nor runs away leaves the question open.
 UNDECIDED: Final = 10.0
 
@@ -74,6 +76,31 @@ def runaway(losses: Sequence[float]) -> tuple[int, str] | None:
     if peak > COLLAPSED * floor and stuck:
         return start, f"the loss rose to {peak:.4g} and the output collapsed to a constant"
     return None
+
+
+def wrecked(losses: Sequence[float], ratios: Sequence[float]) -> tuple[int, str] | None:
+    """Return (step, why) when steps replaced the weights and the loss did not come back, else None.
+
+    A catapult, or the spike of a fresh optimizer, leaves most of the weights where they were. After
+    a step as long as the weights themselves a loss that stays up is a training begun anew, from a
+    worse place.
+
+    Args:
+        losses: loss of each step, all finite.
+        ratios: L2 of each step's update over L2 of the weights before it.
+    """
+    floor = max(abs(losses[0]), SMALL) if losses else SMALL
+    peak = max((abs(loss) for loss in losses), default=0.0)
+    longest = max((r for r in ratios if math.isfinite(r)), default=0.0)
+    if not (peak > COLLAPSED * floor and abs(losses[-1]) > UNDECIDED * floor):
+        return None
+    if longest < REPLACED:
+        return None
+    start = next(i for i, loss in enumerate(losses) if abs(loss) > UNDECIDED * floor)
+    return start, (
+        f"a step {longest:.3g} times as long as the weights took the loss from {losses[0]:.4g} to "
+        f"{peak:.4g}, and it still stands at {losses[-1]:.4g} after {len(losses)} steps"
+    )
 
 
 @final
@@ -155,7 +182,12 @@ class Judge:
                     f"the loss is {losses[below]:.4g}: {targets[0]['loss']} cannot be negative on "
                     "labels in its domain"
                 )
-        return runaway(losses)
+        steps = self._builder.rows("steps")
+        ratios = [
+            row["update_norm"] / row["weight_norm"] if row["weight_norm"] > 0 else math.nan
+            for row in steps
+        ]
+        return runaway(losses) or wrecked(losses, ratios)
 
 
 def _failure(row: dict[str, Any], corrupt: str) -> str | None:

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from divergence_doctor._clean import clean
+from divergence_doctor.replay._seams import before_autograph
 
 if TYPE_CHECKING:
     from types import CodeType, FrameType
 
+#: How AutoGraph names the files that it writes.
+_GENERATED = "__autograph_generated_file"
 _OURS = str(Path(__file__).resolve().parents[1])
 _LIBRARY = tuple(
     {sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
@@ -52,8 +55,11 @@ _LIBRARIES = frozenset(
 )  # fmt: skip
 
 
-def users_line(depth: int = 1) -> tuple[CodeType, int] | None:
-    """Return code object and line of the innermost frame that the user wrote, or None.
+def users_line(depth: int = 1) -> tuple[str, int] | None:
+    """Return file and line of the innermost frame that the user wrote, or None.
+
+    What AutoGraph generated from the user's code (the body of a ``tf.map_fn``) counts as the line
+    that it was generated from.
 
     Args:
         depth: frames of ours to skip.
@@ -61,9 +67,15 @@ def users_line(depth: int = 1) -> tuple[CodeType, int] | None:
     frame: FrameType | None = sys._getframe(depth)  # noqa: SLF001 - CPython's documented frame walk
     while frame is not None and not _is_door(frame.f_code):
         if _is_users(frame.f_code):
-            return frame.f_code, frame.f_lineno
+            return _written(frame)
         frame = frame.f_back
     return None
+
+
+def _written(frame: FrameType) -> tuple[str, int]:
+    """Return file and line that a frame of the user's stands for."""
+    name, line = frame.f_code.co_filename, frame.f_lineno
+    return (_GENERATED in name and before_autograph(name, line)) or (name, line)
 
 
 def users_stack(limit: int = 12) -> str:
@@ -72,14 +84,15 @@ def users_stack(limit: int = 12) -> str:
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - see users_line
     while frame is not None and len(lines) < limit and not _is_door(frame.f_code):
         if _is_users(frame.f_code):
-            lines.append(f"{spell(frame.f_code, frame.f_lineno)} in {clean(frame.f_code.co_name)}")
+            name = clean(frame.f_code.co_name).removeprefix("tf__")
+            lines.append(f"{spell(*_written(frame))} in {name}")
         frame = frame.f_back
     return "\n".join(reversed(lines))
 
 
-def spell(code: CodeType, line: int) -> str:
+def spell(file: str, line: int) -> str:
     """Return ``file:line`` with the file's bare name."""
-    return f"{clean(Path(code.co_filename).name)}:{line}"
+    return f"{clean(Path(file).name)}:{line}"
 
 
 def of_exception(error: BaseException) -> tuple[str, str]:
@@ -91,7 +104,7 @@ def of_exception(error: BaseException) -> tuple[str, str]:
         if _is_door(code):
             lines.clear()
         if _is_users(code):
-            lines.append((spell(code, trace.tb_lineno), clean(code.co_name)))
+            lines.append((spell(code.co_filename, trace.tb_lineno), clean(code.co_name)))
         trace = trace.tb_next
     stack = "\n".join(f"{where} in {name}" for where, name in lines[-12:])
     return (lines[-1][0] if lines else ""), stack

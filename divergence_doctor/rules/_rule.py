@@ -73,6 +73,7 @@ class Finding:
         remedies: what to change, with the Keras argument to paste.
         proofs: trials that would prove it, the smallest change first.
         explained_by: for a symptom, the cause that explains it.
+        explains: causes that are this one's effects in this trace, beside those that always are.
     """
 
     cause: str
@@ -85,6 +86,7 @@ class Finding:
     remedies: tuple[str, ...] = ()
     proofs: tuple[Proof, ...] = ()
     explained_by: str | None = None
+    explains: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

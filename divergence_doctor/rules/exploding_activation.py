@@ -12,6 +12,7 @@ from divergence_doctor.rules._producer import (
     bad_output,
     forward_fault,
     measured,
+    primary_of,
 )
 from divergence_doctor.rules._rule import Evidence, Example, Finding, Proof, Rule
 from divergence_doctor.rules._runaway import pace, ran_away
@@ -40,7 +41,9 @@ class ExplodingActivation(Rule):
     growth by 1e3 or more in all, 1.5 per layer (1.03 per time step) in the mean, over at least 3
     links, none of which holds more than 60 % of the decades: those figures lie above what variance-
     preserving initialisation (He et al. 2015) leaves in a healthy network. Also `events` (primary,
-    op type) and the gain of the weights, rms * sqrt(fan in), from `weights`.
+    op type) and the gain of the weights, rms * sqrt(fan in), from `weights`. Where activations of
+    4.3e9 or more (the fourth root of float32's largest) leave the loss finite, the square of their
+    gradient overflows in an adaptive optimizer, and the bad op is one of the update.
 
     Fix: `kernel_initializer="he_normal"`, for a recurrent cell
     `recurrent_initializer="orthogonal", activation="tanh"`; normalise between the layers,
@@ -66,6 +69,8 @@ class ExplodingActivation(Rule):
     HEAVY: ClassVar[float] = 0.45
     #: Too long steps drove the weights there, or half precision is the first suspect.
     DRIVEN: ClassVar[float] = 0.45
+    #: The fourth root of float32's largest number.
+    FOURTH_ROOT: ClassVar[float] = 4.3e9
     #: Calls of one layer within a step from which on one can speak of time.
     CALLS: ClassVar[int] = 5
     #: rms * sqrt(fan in) is 1.4 after He initialisation; at this it is no initialisation's.
@@ -77,7 +82,7 @@ class ExplodingActivation(Rule):
 
     def examine(self, trace: Trace) -> Finding | None:
         """Return the growth that ended in the overflow, or None."""
-        producer = forward_fault(trace)
+        producer = forward_fault(trace) or self._square_of_the_gradient(trace)
         if producer is None or not _overflowed(producer):
             return None
         first = activation_growth(trace, 0) if producer.step > 0 else None
@@ -109,6 +114,18 @@ class ExplodingActivation(Rule):
             proofs=self._proofs(trace, (*layers, producer.layer), weights),
         )
 
+    def _square_of_the_gradient(self, trace: Trace) -> Producer | None:
+        """Return what overflowed in the update, where activations made the gradient that large.
+
+        An adaptive optimizer squares the gradient; the gradient of a squared error is itself of the
+        order of the activations' square.
+        """
+        producer = primary_of(trace)
+        if producer is None or producer.phase != "update" or not producer.loss_finite:
+            return None
+        growth = activation_growth(trace, producer.step)
+        return producer if growth is not None and growth.values[-1] >= self.FOURTH_ROOT else None
+
     def _is_an_effect(self, trace: Trace, producer: Producer) -> bool:
         half = any(operand.dtype == "float16" for operand in producer.operands)
         if half or ran_away(trace):
@@ -137,6 +154,7 @@ class ExplodingActivation(Rule):
             Example("36 layers that multiply by 11 each", _deep),
             Example("a cell that overflows at its 212th call", _late),
             Example("a single layer whose weights have a gain of 1e20", _heavy),
+            Example("activations of 1e13, and a gradient whose square overflows", _squared),
         )
 
     @classmethod
@@ -232,6 +250,21 @@ def _deep() -> Trace:
         weight_l2=88.0,
         events=(event,),
     )
+
+
+def _squared() -> Trace:
+    event = SyntheticEvent(
+        "Square", phase="update", reaches="state", inputs=([1e26],), outputs=([math.inf],)
+    )
+    trace = training_trace(
+        losses=(1e26,),
+        outcome="diverged",
+        layers=tuple(f"dense_{i}" for i in range(14)),
+        activation_absmax=tuple(10.0**i for i in range(14)),
+        events=(event,),
+    )
+    trace.table("steps")["loss_finite"][:] = True
+    return trace
 
 
 def _late() -> Trace:

@@ -45,6 +45,9 @@ class HighLearningRate(Rule):
     not used: healthy training stands at that edge. Unproven this is a moderate suspicion, at most
     0.85; replaying with a smaller rate decides.
 
+    Where such a rate is not ordinary and a step was as long as the weights, a log or a division
+    that fails afterwards counts as its effect: it bore the weights of the checkpoint.
+
     Fix: a smaller rate, e.g. `keras.optimizers.Adam(learning_rate=1e-3)`; the finding computes one
     from the measured ratio. A warm-up helps where only the first steps are too long:
     `keras.optimizers.schedules.CosineDecay(0.0, n, warmup_target=1e-3, warmup_steps=1000)`.
@@ -66,6 +69,14 @@ class HighLearningRate(Rule):
     )
     needs = frozenset({"steps/loss"})
 
+    #: Where a rate far beyond the ordinary replaced the weights, the point at which the new ones
+    #: failed is chance: the step before it was sane, on weights that had been trained.
+    POINTS: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("log-of-zero", "division-by-zero", "invalid-domain", "gradient-singularity"),
+            *("degenerate-normalization", "loss-activation-mismatch"),
+        }
+    )
     #: Unproven, at most; and what it starts from.
     MOST: ClassVar[float] = 0.85
     LEAST: ClassVar[float] = 0.5
@@ -123,6 +134,7 @@ class HighLearningRate(Rule):
             evidence=_evidence(found),
             remedies=_remedies(found),
             proofs=(Proof("lower-rate", {"factors": self._factors(found)}),),
+            explains=self.POINTS if _replaced(found) else frozenset(),
         )
 
     def _factors(self, found: Pace) -> list[int | float]:
@@ -157,6 +169,10 @@ def _usable(found: Pace) -> bool:
     """A rate that is no positive number is another matter."""
     rate = found.learning_rate
     return not math.isfinite(rate) or rate > 0
+
+
+def _replaced(found: Pace) -> bool:
+    return not found.ordinary and found.failing >= 1 and found.ratio >= WHOLE_RATIO
 
 
 def _update_overflowed(trace: Trace, found: Pace) -> bool:

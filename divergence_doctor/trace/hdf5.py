@@ -53,9 +53,9 @@ _ROWS: Final = 50_000_000
 #: No trace is larger than this, however well it packs.
 _DECLARED: Final = 4 << 30
 _CONTEXT_BYTES: Final = 16 << 20
-_OUTCOMES: Final = frozenset({"diverged", "healthy", "inconclusive"})
+_OUTCOMES: Final = ("diverged", "healthy", "inconclusive")
 #: Columns whose text keeps its lines.
-_MULTILINE: Final = frozenset({"stack", "message", "raised"})
+_MULTILINE: Final = frozenset({"stack", "message", "raised", "raised_stack"})
 #: Longest text kept of a cell. JSON that were cut could not be read any more.
 _TEXT: Final = 4_000
 _JSON: Final = frozenset({"config", "parameters", "samples"})
@@ -328,7 +328,11 @@ def _check_dataset(dataset: h5py.Dataset, source: Path) -> int:
         raise _refused(source, f"{name} is packed with an unusual filter")
     if dataset.ndim > 2 or (dataset.ndim and dataset.shape[0] > _ROWS):
         raise _refused(source, f"{name} has the shape {dataset.shape}")
-    return int(dataset.size or 0) * int(dataset.id.get_type().get_size())
+    declared = int(dataset.size or 0) * int(dataset.id.get_type().get_size())
+    stored = int(dataset.id.get_storage_size())
+    if declared > max(_FLOOR, _EXPANSION * stored):
+        raise _refused(source, f"{name} declares {declared:,} bytes, and holds {stored:,}")
+    return declared
 
 
 def _read_context(file: h5py.File, source: Path) -> dict[str, Any]:

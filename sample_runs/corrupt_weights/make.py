@@ -1,6 +1,6 @@
 """What happens when the checkpoint itself is damaged? One row of an embedding is NaN.
 
-Run it to write model.keras and batch.npz beside this file. Seeded: every run writes the same arrays.
+Run it to write model.keras and batch.npz beside this file; every run writes the same arrays.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """What does a Dice loss without smoothing make of a slide with no cell on it? 0/0.
 
-Run it to write model.keras and batch.npz beside this file. Seeded: every run writes the same arrays.
+Run it to write model.keras and batch.npz beside this file; every run writes the same arrays.
 """
 
 from pathlib import Path

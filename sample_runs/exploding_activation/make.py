@@ -1,6 +1,6 @@
 """What does a deep plain network do with weights drawn too wide? It overflows on its way forward.
 
-Run it to write model.keras and batch.npz beside this file. Seeded: every run writes the same arrays.
+Run it to write model.keras and batch.npz beside this file; every run writes the same arrays.
 """
 
 from pathlib import Path

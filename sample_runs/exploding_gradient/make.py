@@ -1,6 +1,6 @@
 """What does a deep sine network do without its special initialiser? Its gradient grows per layer.
 
-Run it to write model.keras and batch.npz beside this file. Seeded: every run writes the same arrays.
+Run it to write model.keras and batch.npz beside this file; every run writes the same arrays.
 """
 
 from pathlib import Path

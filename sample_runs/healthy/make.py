@@ -1,6 +1,6 @@
 """What does the doctor say of a run that is well? Nothing is wrong: the step to compare with.
 
-Run it to write model.keras and batch.npz beside this file. Seeded: every run writes the same arrays.
+Run it to write model.keras and batch.npz beside this file; every run writes the same arrays.
 """
 
 from pathlib import Path

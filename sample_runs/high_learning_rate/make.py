@@ -1,6 +1,6 @@
 """What does a learning rate of 1.0 do to Adam? A config file lost its exponent.
 
-Run it to write model.keras and batch.npz beside this file. Seeded: every run writes the same arrays.
+Run it to write model.keras and batch.npz beside this file; every run writes the same arrays.
 """
 
 from pathlib import Path
@@ -25,7 +25,9 @@ def measure(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarra
 
 def build() -> keras.Model:
     layers = [keras.Input((FEATURES,), name="readings")]
-    layers += [keras.layers.Dense(32, activation="leaky_relu", name=f"hidden_{i}") for i in range(1, 12)]
+    layers += [
+        keras.layers.Dense(32, activation="leaky_relu", name=f"hidden_{i}") for i in range(1, 12)
+    ]
     layers += [keras.layers.Dense(FAULTS, name="fault")]
     return keras.Sequential(layers, name="bearing_faults")
 

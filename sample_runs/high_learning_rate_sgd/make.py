@@ -1,6 +1,6 @@
 """What does a learning rate of 1.0 do to plain gradient descent? It overshoots, further each time.
 
-Run it to write model.keras and batch.npz beside this file. Seeded: every run writes the same arrays.
+Run it to write model.keras and batch.npz beside this file; every run writes the same arrays.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """What happens when one label names a class that the model does not have? Ten classes, label 10.
 
-Run it to write model.keras and batch.npz beside this file. Seeded: every run writes the same arrays.
+Run it to write model.keras and batch.npz beside this file; every run writes the same arrays.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """What kills a keyword spotter that takes the log of its spectrogram? One muted clip.
 
-Run it to write model.keras and batch.npz beside this file. Seeded: every run writes the same arrays.
+Run it to write model.keras and batch.npz beside this file; every run writes the same arrays.
 """
 
 from pathlib import Path
@@ -49,7 +49,9 @@ def main() -> None:
     tf.config.experimental.enable_op_determinism()
     rng = np.random.default_rng(11)
     model = build()
-    model.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.compile(
+        keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
     clips, labels = record(256, rng)
     model.fit(clips, labels, batch_size=32, epochs=4, verbose=2)
     clips, labels = record(16, rng)

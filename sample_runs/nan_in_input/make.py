@@ -1,6 +1,6 @@
 """What does a regressor make of cells that were left empty in the table? NaN, everywhere.
 
-Run it to write model.keras and batch.npz beside this file. Seeded: every run writes the same arrays.
+Run it to write model.keras and batch.npz beside this file; every run writes the same arrays.
 """
 
 from pathlib import Path

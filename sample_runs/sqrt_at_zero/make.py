@@ -1,6 +1,6 @@
 """What kills a siamese network whose distance is a plain square root? A pair of twice one picture.
 
-Run it to write model.keras and batch.npz beside this file. Seeded: every run writes the same arrays.
+Run it to write model.keras and batch.npz beside this file; every run writes the same arrays.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ TWICE = 4  # index of the pair whose two pictures are one file
 
 
 def sign(writer: int, rng: np.random.Generator) -> np.ndarray:
-    """Return one signature, a looping stroke in 0..1; a writer's loops differ a little each time."""
+    """Return one signature, a looping stroke in 0..1, a little different each time."""
     a, b, lean = np.random.default_rng(writer).uniform((1, 1, -2), (3, 3, 2))
     t = np.linspace(0, 2 * np.pi, 80)
     wobble = 0.15 * rng.normal(size=2)

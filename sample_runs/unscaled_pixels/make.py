@@ -1,6 +1,6 @@
 """What happens when 16-bit pictures meet a network trained on pictures in 0..1? It overshoots.
 
-Run it to write model.keras and batch.npz beside this file. Seeded: every run writes the same arrays.
+Run it to write model.keras and batch.npz beside this file; every run writes the same arrays.
 """
 
 from pathlib import Path

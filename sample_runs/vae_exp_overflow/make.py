@@ -1,6 +1,6 @@
 """What kills an autoencoder whose log-variance nothing bounds? A picture unlike all it has seen.
 
-Run it to write model.keras and batch.npz beside this file. Seeded: every run writes the same arrays.
+Run it to write model.keras and batch.npz beside this file; every run writes the same arrays.
 """
 
 from pathlib import Path

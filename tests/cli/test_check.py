@@ -37,9 +37,9 @@ def test_a_sound_batch_is_told_to_be_sound(doctor, batch_file):
 def test_the_table_gives_the_range_of_every_array(doctor, batch_file):
     said = doctor("check", batch_file(x=X.astype("float32"), y=Y))
 
-    rows = {line.split()[0]: line.split() for line in said.out.splitlines() if line}
-    assert rows["x"] == ["x", "x", "float32", "8x4", "-1", "1", "0", "0.5957", "0", "0"]
-    assert rows["y"][:6] == ["y", "y", "int64", "8", "0", "2"]
+    rows = [line.split() for line in said.out.splitlines()]
+    assert rows[3] == ["x", "x", "float32", "8x4", "-1", "1", "0", "0.5957", "0", "0"]
+    assert rows[4][:6] == ["y", "y", "int64", "8", "0", "2"]
 
 
 @pytest.mark.parametrize(
@@ -159,14 +159,10 @@ def test_a_silent_sample_is_noted(remarks):
     x = X.copy()
     x[5] = 0
 
-    assert remarks(x=x, y=Y) == [
-        (
-            "note",
-            "x: nothing but zeros in sample 5 (1 of 8); a log, a norm or a mean over them is "
-            "where a step breaks.",
-            None,
-        )
-    ]
+    (only,) = remarks(x=x, y=Y)
+
+    assert (only[0], only[2]) == ("note", None)
+    assert only[1].startswith("x: nothing but zeros in sample 5 (1 of 8); a log, a norm")
 
 
 def test_constant_features_are_counted(remarks):

@@ -20,7 +20,7 @@ def filled(journal: io.StringIO | None = None) -> TraceBuilder:
     builder = TraceBuilder(journal)
     histogram = np.zeros(EXPONENT_BINS, np.uint32)
     histogram[[3, 278]] = [7, 4_000_000_000]
-    builder.add("steps", step=0, loss=np.float32(0.5), loss_finite=np.bool_(True))  # noqa: FBT003
+    builder.add("steps", step=0, loss=np.float32(0.5), loss_finite=np.bool_(True))
     builder.add("steps", step=np.int64(1), loss=math.nan, raised="bad: π\n  at x")
     builder.add("activations", step=0, layer="dense", max=math.inf, exponents=histogram)
     builder.describe(outcome="diverged", optimizer={"class": "Adam"})
