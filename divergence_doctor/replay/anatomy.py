@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from divergence_doctor.trace import TraceBuilder
 
 _CONFIG_CHARACTERS: Final = 2_000
+_SHORT: Final = 60
 
 
 def describe_model(model: Any, fed: Fed, builder: TraceBuilder) -> None:
@@ -84,7 +85,16 @@ def _config(layer: Any) -> Any:
 
 
 def _json(value: Any) -> str:
+    """Return a config as JSON; one that is too long keeps its plain entries only."""
     text = json.dumps(value, default=str, sort_keys=True)
+    if len(text) <= _CONFIG_CHARACTERS:
+        return clean(text, _CONFIG_CHARACTERS)
+    plain = {
+        key: entry
+        for key, entry in (value.items() if isinstance(value, dict) else ())
+        if isinstance(entry, int | float | bool | None) or len(str(entry)) < _SHORT
+    }
+    text = json.dumps(plain, default=str, sort_keys=True)
     return clean(text, _CONFIG_CHARACTERS) if len(text) <= _CONFIG_CHARACTERS else "{}"
 
 

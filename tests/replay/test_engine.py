@@ -72,33 +72,128 @@ def one_of_each(keras):
     transformer = keras.Model(inputs, layers.Dense(1)(layers.GlobalAveragePooling1D()(summed)))
     transformer.compile("adam", "mse")
     yield "transformer", transformer, GENERATOR.normal(size=(3, 6, 8)).astype("float32"), Y[:3]
+    accumulated = mlp(keras, optimizer=keras.optimizers.Adam(gradient_accumulation_steps=2))
+    yield "accumulated", accumulated, X, Y
+    yield "critic and generator", gan(keras), X, None
+    yield "vae", vae(keras), X, None
+    keras.config.set_dtype_policy("mixed_float16")
+    scaled = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.Adam(0.01), initial_scale=2.0**24, dynamic_growth_steps=1
+    )
+    half = mlp(keras, optimizer=scaled)
+    keras.config.set_dtype_policy("float32")
+    yield "mixed precision", half, X, Y
 
 
-@pytest.mark.parametrize("index", range(6))
+def gan(keras):
+    """Return a WGAN-GP: two optimizers, a tape inside a tape, its own ``train_step``."""
+    import tensorflow as tf
+
+    class Gan(keras.Model):
+        def __init__(self):
+            super().__init__()
+            dense = keras.layers.Dense
+            self.critic = keras.Sequential([dense(6, activation="tanh"), dense(1)], name="critic")
+            self.generator = keras.Sequential([dense(6, activation="relu"), dense(4)], name="made")
+            self.critic.build((None, 4))
+            self.generator.build((None, 3))
+            self.critic_optimizer = keras.optimizers.Adam(0.01, beta_1=0.0)
+            self.generator_optimizer = keras.optimizers.Adam(0.01, beta_1=0.0)
+            self.built = True
+
+        def call(self, x):
+            return self.critic(x)
+
+        def train_step(self, real):
+            noise = keras.random.normal((8, 3))
+            with tf.GradientTape() as tape:
+                fake = self.generator(noise, training=True)
+                middle = real + tf.random.uniform((8, 1)) * (fake - real)
+                with tf.GradientTape() as inner:
+                    inner.watch(middle)
+                    score = self.critic(middle, training=True)
+                slope = tf.norm(inner.gradient(score, middle), axis=1)
+                loss = tf.reduce_mean(self.critic(fake) - self.critic(real))
+                loss += 10.0 * tf.reduce_mean((slope - 1.0) ** 2)
+            weights = self.critic.trainable_variables
+            self.critic_optimizer.apply(tape.gradient(loss, weights), weights)
+            with tf.GradientTape() as tape:
+                made = -tf.reduce_mean(self.critic(self.generator(noise, training=True)))
+            weights = self.generator.trainable_variables
+            self.generator_optimizer.apply(tape.gradient(made, weights), weights)
+            return {"critic_loss": loss, "generator_loss": made}
+
+    model = Gan()
+    model.compile()
+    model.critic_optimizer.build(model.critic.trainable_variables)
+    model.generator_optimizer.build(model.generator.trainable_variables)
+    return model
+
+
+def vae(keras):
+    """Return a variational autoencoder with its own ``train_step`` and random draws."""
+    import tensorflow as tf
+
+    ops = keras.ops
+
+    class Vae(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.encoder = keras.layers.Dense(4, name="encoder")
+            self.decoder = keras.layers.Dense(4, name="decoder")
+            self.tracker = keras.metrics.Mean(name="loss")
+
+        @property
+        def metrics(self):
+            return [self.tracker]
+
+        def call(self, x):
+            return self.decoder(self.encoder(x)[:, :2])
+
+        def train_step(self, x):
+            with tf.GradientTape() as tape:
+                mean, log_var = ops.split(self.encoder(x), 2, axis=-1)
+                z = mean + ops.exp(0.5 * log_var) * keras.random.normal((8, 2))
+                loss = ops.mean((self.decoder(z) - x) ** 2)
+                loss -= 0.5 * ops.mean(1 + log_var - mean**2 - ops.exp(log_var))
+            self.optimizer.apply(tape.gradient(loss, self.trainable_weights))
+            self.tracker.update_state(loss)
+            return {"loss": self.tracker.result()}
+
+    model = Vae()
+    model.compile("adam")
+    model(X)
+    return model
+
+
+@pytest.mark.parametrize("index", range(10))
 def test_a_watched_step_equals_a_plain_one_to_the_bit(keras, replayed, index):
     import tensorflow as tf
 
     from divergence_doctor.replay import match
     from divergence_doctor.replay.engine import run_step
     from divergence_doctor.replay.feeding import tensors
-    from divergence_doctor.replay.state import Snapshot, seed_everything
+    from divergence_doctor.replay.state import Snapshot, optimizers_of, seed_everything
     from tests.replay.conftest import batch_of
 
     _, model, x, y = list(one_of_each(keras))[index]
-    model.optimizer.build(model.trainable_variables)
+    arrays = {"x": x} if y is None else {"x": x, "y": y}
     start = Snapshot(model)
     tf.config.run_functions_eagerly(True)
     try:
         seed_everything(0)
-        fed = match(batch_of(x=x, y=y), model)
-        plain = [float(run_step(model, tensors(fed)).logs["loss"]) for _ in range(2)]
+        fed = match(batch_of(**arrays), model)
+        logs = [run_step(model, tensors(fed)).logs for _ in range(2)]
     finally:
         tf.config.run_functions_eagerly(False)
-    state = [v for v in [*model.variables, *model.optimizer.variables] if "seed" not in v.path]
+    slots = [variable for held in optimizers_of(model) for variable in held.variables]
+    state = [v for v in [*model.variables, *slots] if "seed" not in v.path]
     after = [variable.numpy() for variable in state]
     start.restore()
-    trace = replayed(model, steps=2, x=x, y=y)
-    assert trace.table("steps")["loss"].tolist() == pytest.approx(plain, rel=1e-6)
+    trace = replayed(model, steps=2, **arrays)
+    if "loss" in logs[0]:
+        plain = [float(log["loss"]) for log in logs]
+        assert trace.table("steps")["loss"].tolist() == pytest.approx(plain, rel=1e-6)
     for variable, value in zip(state, after, strict=True):
         if "loss" not in variable.path and "metric" not in variable.path:
             np.testing.assert_array_equal(variable.numpy(), value, err_msg=variable.path)
