@@ -223,7 +223,11 @@ def _minimal(
 
     candidates = [samples[:1], samples] if len(samples) > 1 else [samples]
     for candidate in candidates:
-        rerun = bench.run(batches=(only(batch, candidate),))
+        try:
+            rerun = bench.run(batches=(only(batch, candidate),))
+        except DoctorError:
+            # Rows that belong together, the nodes of one graph, do not run alone.
+            continue
         if not rerun.finite:
             write_batch(folder / MINIMAL_BATCH, batch, candidate)
             builder.describe(

@@ -96,6 +96,7 @@ def postmortem(
                 on_tick=on_tick,
             )
         diagnosis = diagnose(trace)
+        on_tick(supervision.Place(phase="writing the reports"))
         write_reports(trace, diagnosis, folder)
     # The trace's columns are read when first asked for: from where it lies now.
     return Postmortem(trace if in_process else Trace.open(target / TRACE), diagnosis, target, limit)

@@ -1,6 +1,7 @@
 """How are findings weighed? By what the trials said, the smallest change first, causes before effects."""
 
 import math
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -71,6 +72,17 @@ def test_a_confirmed_cause_goes_before_the_effect_that_it_explains():
     assert verdict.main.finding.cause == "root"
     effect = next(item for item in verdict.findings if item.finding.cause == "effect")
     assert effect.finding.explained_by == "root"
+
+
+def test_a_cause_may_explain_another_in_this_trace_only():
+    class Here(type(a_rule("root"))):
+        def examine(self, trace):
+            return replace(super().examine(trace), explains=frozenset({"effect"}))
+
+    trace = diverged(trial("root", "finite", breadth=3), trial("effect", "finite", breadth=1))
+    effect = a_rule("effect", confidence=0.9)
+    assert diagnose(trace, [effect, a_rule("root")]).main.finding.cause == "effect"
+    assert diagnose(trace, [effect, Here()]).main.finding.cause == "root"
 
 
 def test_nothing_is_confirmed_when_the_untouched_step_no_longer_fails():

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _INNER = "optimizer/inner_optimizer/vars"
-#: What ``Model.compile`` takes. A model with other arguments (a GAN's ``d_optimizer``) brings its own
+#: What ``Model.compile`` takes. A model with others (a GAN's ``d_optimizer``) brings its own
 #: ``get_compile_config`` and ``compile_from_config``.
 _COMPILE = frozenset(
     {

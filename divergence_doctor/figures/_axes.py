@@ -32,8 +32,13 @@ _CHARACTERS_ACROSS: Final = 84
 _LOG_FROM: Final = 10.0
 #: Magnitudes this far above the typical one would flatten the others on a linear axis.
 _SYMLOG_FROM: Final = 1000.0
+_MOST_TICKS: Final = 8
+#: Ticks between the decades help where there are few decades, and clutter where there are many.
+_MINOR_WITHIN: Final = 3
 #: Room for the marks at the top and at the bottom, as a part of the axis.
 _ROOM: Final = 0.12
+#: Decades of room on a logarithmic axis; more would lead from 1e300 beyond float64.
+_MOST_ROOM: Final = 5.0
 #: A shaded column is at least this part of the axis wide.
 _THINNEST: Final = 0.006
 _MARK_TOP: Final = 0.955
@@ -109,18 +114,16 @@ def positive(values: ArrayLike) -> NDArray[np.float64]:
 
 def log_scale(axes: Axes, values: ArrayLike) -> None:
     """Give y a logarithmic axis around the positive ones of the values, whole decades."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
     drawn = positive(values)
     drawn = drawn[np.isfinite(drawn)]
     low, high = (math.log10(drawn.min()), math.log10(drawn.max())) if drawn.size else (-1.0, 0.0)
     low, high = math.floor(low - 0.05), math.ceil(high + 0.05)
-    room = _ROOM * (high - low)
+    room = min(_ROOM * (high - low), _MOST_ROOM)
     axes.set_autoscaley_on(False)  # it warns of values that are all alike
     axes.set_yscale("log")
     axes.set_ylim(10.0 ** (low - room), 10.0 ** (high + room))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    few = range(low, high) if high - low <= _MINOR_WITHIN else range(0)
+    _tick(axes, _decades(low, high), [n * 10.0**k for k in few for n in range(2, 10)])
 
 
 def value_scale(axes: Axes, values: ArrayLike) -> str:
@@ -149,15 +152,31 @@ def value_scale(axes: Axes, values: ArrayLike) -> str:
 
 
 def _symlog(axes: Axes, drawn: NDArray[np.float64], *, typical: float) -> None:
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
-    threshold = 10.0 ** math.ceil(math.log10(max(typical, _SMALLEST)))
+    start = math.ceil(math.log10(max(typical, _SMALLEST)))
+    threshold = 10.0**start
     axes.set_autoscaley_on(False)
     axes.set_yscale("symlog", linthresh=threshold)
-    reach = [math.copysign(max(abs(v), threshold) * 10, v) for v in (drawn.min(), drawn.max())]
-    low = reach[0] if drawn.min() < 0 else -threshold
-    high = reach[1] if drawn.max() > 0 else threshold
-    axes.set_ylim(low, high)
+    below, above = max(0.0, -float(drawn.min())), max(0.0, float(drawn.max()))
+    low, high = (math.ceil(math.log10(max(end, threshold)) + 0.3) for end in (below, above))
+    axes.set_ylim(-(10.0**low) if below else -threshold, 10.0**high if above else threshold)
+    # The two sides share their strides; the decades from zero to the threshold are one straight.
+    shared = _decades(start, max(low if below else start, high if above else start))
+    up = [tick for tick in shared if above and tick <= 10.0**high]
+    down = [-tick for tick in shared if below and tick <= 10.0**low]
+    _tick(axes, [*down, 0.0, *up], [])
+
+
+def _decades(low: int, high: int) -> list[float]:
+    """Return powers of ten between two exponents, evenly spaced and few enough to be read."""
+    stride = max(1, -(-(high - low) // _MOST_TICKS))
+    return [10.0**exponent for exponent in range(low, high + 1, stride)]
+
+
+def _tick(axes: Axes, major: Sequence[float], minor: Sequence[float]) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+
+    axes.yaxis.set_major_locator(FixedLocator(major))
+    axes.yaxis.set_minor_locator(FixedLocator(minor))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
     axes.yaxis.set_minor_formatter(NullFormatter())
 

@@ -21,7 +21,14 @@ _PLAIN_BELOW: Final = 10_000
 
 def clean(text: str) -> str:
     """Return a text from a stranger's file on one line, control characters replaced by U+FFFD."""
-    return "".join("\ufffd" if unicodedata.category(c) in _NOT_TEXT else c for c in text)
+    return "".join(map(_cleaned, text))
+
+
+def _cleaned(character: str) -> str:
+    category = unicodedata.category(character)
+    if category in _NOT_TEXT:
+        return "\ufffd"
+    return " " if category == "Zs" else character  # one kind of space, told apart by nobody
 
 
 def shorten(text: str, length: int = NAME_LENGTH) -> str:

@@ -84,7 +84,7 @@ class Bench:
             finite, which shows only in where the loss ends.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is one fact of the failing step
         self,
         model: Any,
         snapshot: Snapshot,
@@ -164,6 +164,8 @@ class Bench:
             if why is not None:
                 return why
             ratios.append(_ratio(before, self._trainable()))
+        if self._scales() and steps >= self.asked and not any(ratios):
+            return "loss scaling skipped every step"
         gone = runaway(losses) or wrecked(losses, ratios)
         return None if gone is None else f"finite, but {gone[1]}"
 
@@ -196,7 +198,7 @@ class Bench:
 
     def _trainable(self) -> list[NDArray[Any]]:
         return [
-            np.array(held.variable.value, dtype=np.float32)
+            np.asarray(held.variable.value).astype(np.float32)
             for held in model_variables(self.model)
             if held.trainable
         ]

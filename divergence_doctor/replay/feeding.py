@@ -243,13 +243,6 @@ def _check_samples(batch: Batch) -> None:
             why="the first axis of every array counts the samples of one step",
             fix="cut them to the same samples, or save each step in its own .npz",
         )
-    if not max(sizes.values()):
-        raise BatchError(
-            "empty-batch",
-            "the batch holds no samples",
-            why="the first axis of its arrays has length 0",
-            fix="save the samples of the failing step",
-        )
 
 
 def _check_dtypes(batch: Batch, groups: Mapping[str, Sequence[str]], model: Any) -> None:

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 _READS = frozenset({"ReadVariableOp", "ResourceGather", "ResourceGatherNd"})
 #: Ops that write a variable: what they write is state from then on.
 _WRITES = frozenset({"AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp"})
+#: Ops that divide, with the place of the denominator.
+_DIVIDES = {"RealDiv": 1, "Div": 1, "DivNoNan": 1, "Xdivy": 1}
+#: Guards that people write below the line, 1e-6 and less, and a quotient that no such guard is
+#: meant to let through: a thousandfold ordinary value, squared, is still below it.
+_ALMOST_NOTHING = 1e-6
+_LARGE_QUOTIENT = 1e4
 #: Events of one step that are kept with their operands; beyond, NaN has flooded the step anyway.
 _WITH_OPERANDS = 64
 #: Sample indices listed for one event.
@@ -144,6 +150,7 @@ class OpStream:
         self._twins: dict[int, int] = {}
         self._ours = False
         self._bad_writes: list[int] = []
+        self._divisions: list[dict[str, Any]] = []
 
     # ------------------------------------------------------------------ what TensorFlow calls
 
@@ -184,6 +191,8 @@ class OpStream:
             self._write(index, ins)
         elif self.taints:
             self._carry_through_variants(ins, outputs)
+        if kind in _DIVIDES and not bad and self._derivative < 0:
+            self._note_division(index, kind, inputs, outputs)
 
     def gradient_wrapper(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Return the gradient function that ties each derivative to its forward op."""
@@ -382,6 +391,21 @@ class OpStream:
             if event.produced or event.primary:
                 for operand in event.operands:
                     yield "operands", {"step": step, "op": event.op, **operand}
+        for division in self._divisions:
+            op = self.ops[division["op"]]
+            if op.phase in {"forward", "loss"}:
+                yield (
+                    "divisions",
+                    {
+                        "step": step,
+                        "op_type": op.op_type,
+                        "phase": phases[division["op"]],
+                        "layer": op.place.layer,
+                        "layer_class": op.place.layer_class,
+                        "source": spell(*op.line) if op.line else "",
+                        **division,
+                    },
+                )
 
     def _phases(self) -> list[str]:
         """Return the phase of every op; what follows the last layer of a forward pass is loss."""
@@ -433,6 +457,37 @@ class OpStream:
             self.taints[identity(outputs[position])] = Taint(
                 origin, name, number, only_infinite, nan=_has_nan(array)
             )
+
+    def _note_division(
+        self, index: int, kind: str, inputs: Sequence[Any], outputs: list[Any]
+    ) -> None:
+        """Keep a division by almost nothing that made a large, finite number."""
+        quotient = view(outputs[0])
+        if outputs[0].dtype not in self._floating or quotient.dtype.kind == "c":
+            return
+        wide = np.abs(quotient.astype(_wide(quotient), copy=False))
+        if not quotient.size or not wide.max() >= _LARGE_QUOTIENT:
+            return
+        below = np.broadcast_to(view(inputs[_DIVIDES[kind]]), quotient.shape)
+        almost = np.abs(below.astype(_wide(below), copy=False)) <= _ALMOST_NOTHING
+        large = almost & (wide >= _LARGE_QUOTIENT)
+        if not large.any():
+            return
+        at = np.unravel_index(int(np.argmax(np.where(large, wide, 0))), quotient.shape)
+        above = np.broadcast_to(view(inputs[1 - _DIVIDES[kind]]), quotient.shape)
+        rows: list[int] = []
+        if quotient.ndim and len(quotient) == self._samples and self._samples > 1:
+            bad = large.reshape(len(large), -1).any(axis=1)
+            rows = [] if bad.all() else [int(row) for row in np.flatnonzero(bad)[:_SAMPLES]]
+        self._divisions.append(
+            {
+                "op": index,
+                "numerator": float(above[at]),
+                "denominator": float(below[at]),
+                "quotient": float(quotient[at]),
+                "samples": json.dumps(rows),
+            }
+        )
 
     def output_of(self, key: int) -> tuple[int, int] | None:
         """Return (op, output) that made a tensor, also one seen through a tap; None for a leaf."""

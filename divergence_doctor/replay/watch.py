@@ -8,7 +8,6 @@ the bit.
 
 from __future__ import annotations
 
-import math
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, final
 
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
 #: Calls of one layer in one step whose tensors are recorded; a cell of an RNN is called once per
 #: time step, and a thousand of them tell the story of its growth.
 _CALLS = 1_024
+#: Samples whose losses are recorded one by one.
+_SAMPLE_LOSSES = 4_096
 
 
 @final
@@ -315,7 +316,9 @@ class StepWatch:
         if not _is_floating(values):
             return
         array = np.asarray(seams.view(values), dtype=np.float64)
-        if array.ndim == 0 or len(array) != self._samples or self._samples > 4_096:
+        if not array.shape or not array.size or len(array) != self._samples:
+            return
+        if self._samples > _SAMPLE_LOSSES:
             return
         name = self._loss_names[-1] if self._loss_names else "loss"
         with np.errstate(all="ignore"):
@@ -435,7 +438,7 @@ def _scalar(tensor: Any) -> float | None:
         return None
     values = np.asarray(seams.view(tensor), dtype=np.float64)
     with np.errstate(all="ignore"):
-        return float(values.sum()) if values.size else math.nan
+        return float(values.sum())
 
 
 def _norm_parts(tensor: Any) -> tuple[float, bool]:

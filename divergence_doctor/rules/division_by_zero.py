@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
-from typing import TYPE_CHECKING, ClassVar, Final, final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
+import numpy as np
+
+from divergence_doctor.rules import _batch
 from divergence_doctor.rules._producer import (
     bad_output,
+    came_in,
     figure,
     forward_fault,
     left_out,
     measured,
+    producer_of,
     proofs,
 )
-from divergence_doctor.rules._rule import Evidence, Example, Finding, Rule
+from divergence_doctor.rules._rule import Evidence, Example, Finding, Proof, Rule
 from divergence_doctor.rules._singular import DIVISIONS, negligible
 from divergence_doctor.trace.synthetic import SyntheticEvent, training_trace
 
@@ -41,7 +47,8 @@ class DivisionByZero(Rule):
     `operands/size` of 0 for an empty mean. As good as zero is a denominator below 1/sqrt(max) of
     its dtype (5.4e-20 in float32): it throws every ordinary numerator out of range. An epsilon of
     at most 1e-6 that stands alone in the denominator, and overflows a large numerator, is told with
-    less confidence.
+    less confidence. So is a division by as little that stayed finite (`divisions`), where something
+    else broke on its result.
 
     Fix: `tf.math.divide_no_nan(total, count)`, or `total / tf.maximum(count, 1.0)` where the
     denominator counts something; `x * tf.math.rsqrt(tf.maximum(sum_sq, 1e-12))` for a norm.
@@ -72,12 +79,15 @@ class DivisionByZero(Rule):
 
     def examine(self, trace: Trace) -> Finding | None:
         """Return the division by zero, or None."""
-        producer = forward_fault(trace)
-        if producer is None:
-            return None
-        empty = _empty(producer)
+        empty = _empty(trace)
         if empty is not None:
-            return self._finding(producer, empty, _empty_sentence(producer), self.SEEN)
+            producer, nothing = empty
+            return self._finding(producer, nothing, _empty_sentence(producer), self.SEEN)
+        producer = forward_fault(trace)
+        return (self._direct(producer) if producer is not None else None) or self._behind(trace)
+
+    def _direct(self, producer: Producer) -> Finding | None:
+        """Return the division that made the first bad value."""
         denominator = _denominator(producer)
         if denominator is None:
             return None
@@ -90,6 +100,52 @@ class DivisionByZero(Rule):
                 producer, denominator, _guard_sentence(producer, denominator), self.GUARD_ALONE
             )
         return None
+
+    def _behind(self, trace: Trace) -> Finding | None:
+        """Return the division whose result, finite but enormous, something else broke on."""
+        if trace.outcome != "diverged" or came_in(trace):
+            return None
+        found = trace.table("divisions")
+        found = found.where(np.abs(found["denominator"]) <= self.GUARD)
+        if not len(found):
+            return None
+        first = found.select(step=int(found["step"].min()))
+        row = first.row(int(np.argmax(np.abs(first["quotient"]))))
+        at = _batch.place(trace)
+        place = f"in layer {row['layer']!r}" if row["layer"] else f"in the {row['phase']}"
+        place += f" at {row['source']}" if row["source"] else ""
+        samples = tuple(int(sample) for sample in json.loads(row["samples"] or "[]"))
+        then = f"{at.op} then overflowed" if at.op else "the loss then ran away"
+        of = f"; {_batch.named(samples)}" if samples else ""
+        return Finding(
+            cause=self.id,
+            summary=(
+                f"{row['op_type']} {place} divided {figure(row['numerator'])} by "
+                f"{figure(row['denominator'])}, as good as 0, in step {row['step']}, which gave "
+                f"{figure(row['quotient'])}; {then}{of}."
+            ),
+            confidence=self.GUARD_ALONE,
+            stage="loss" if row["phase"] == "loss" else "forward",
+            site=at,
+            samples=samples,
+            evidence=(
+                measured("denominator", row["denominator"], "/divisions/denominator"),
+                measured("numerator", row["numerator"], "/divisions/numerator"),
+                measured("quotient", row["quotient"], "/divisions/quotient"),
+            ),
+            remedies=_COUNTED,
+            proofs=(
+                Proof(
+                    "safe-op",
+                    {
+                        "op_type": row["op_type"],
+                        "layer": row["layer"],
+                        "source": row["source"],
+                        "one_below": self.GUARD,
+                    },
+                ),
+            ),
+        )
 
     def _sure(self, producer: Producer, denominator: Operand) -> float:
         if denominator.low_precision:
@@ -124,6 +180,7 @@ class DivisionByZero(Rule):
             Example("a mean over a batch of no items", _no_items),
             Example("zero to the power -0.5", _power),
             Example("an epsilon of 1e-7 that stands alone below the line", _guard),
+            Example("the same, finite, until a layer overflows two steps later", _behind),
         )
 
     @classmethod
@@ -135,14 +192,20 @@ class DivisionByZero(Rule):
             Example("the inverse square root of a negative number", _negative),
             Example("a division by zero in the optimizer's update", _update),
             Example("a derivative that divides by zero", _derivative),
+            Example("a healthy run that divides by its epsilon", _harmless),
         )
 
 
-def _empty(producer: Producer) -> Operand | None:
-    """Return the tensor without elements that was averaged or divided, if that is what happened."""
+def _empty(trace: Trace) -> tuple[Producer, Operand] | None:
+    """Return the average over no elements, if that is what happened.
+
+    A loss over no elements is finite; what the layers average over none reaches only the state.
+    """
+    producer = producer_of(trace)
+    if producer is None or producer.derivative or producer.op_type not in _AVERAGES:
+        return None
     operand = producer.input(0)
-    emptied = operand is not None and operand.size == 0
-    return operand if emptied and producer.op_type in _AVERAGES else None
+    return (producer, operand) if operand is not None and operand.size == 0 else None
 
 
 def _denominator(producer: Producer) -> Operand | None:
@@ -212,6 +275,15 @@ def _evidence(producer: Producer, denominator: Operand) -> tuple[Evidence, ...]:
     return tuple(found)
 
 
+_COUNTED: Final = (
+    "Where the denominator counts something: `total / tf.maximum(count, 1.0)`.",
+    (
+        "Where it is a scale (a deviation, a norm): keep it from shrinking to nothing, "
+        "`tf.maximum(scale, 1e-3)`, or `tf.math.softplus(raw) + 1e-3` for a predicted one."
+    ),
+)
+
+
 def _remedies(producer: Producer, denominator: Operand) -> tuple[str, ...]:
     if denominator.size == 0:
         return (
@@ -233,7 +305,7 @@ def _remedies(producer: Producer, denominator: Operand) -> tuple[str, ...]:
         )
     guard = "0 by a bare epsilon" if denominator.zero == 0 else "0/0"
     return (
-        "Where the denominator counts something: `total / tf.maximum(count, 1.0)`.",
+        _COUNTED[0],
         f"Where {guard} should count as 0: `tf.math.divide_no_nan(total, count)`.",
         (
             "Multiplying by a mask after the division does not help, since 0 * NaN is NaN: put "
@@ -289,6 +361,30 @@ def _guard() -> Trace:
         "RealDiv", inputs=(2e32, 1e-7), input_values=(2e32, 1e-7), outputs=(math.inf,)
     )
     return training_trace(losses=(7e6, 2e19, math.inf), events=(event,))
+
+
+def _division(step: int) -> dict[str, Any]:
+    return {
+        "step": step,
+        "op_type": "RealDiv",
+        "phase": "loss",
+        "source": "losses.py:9",
+        "numerator": 0.7,
+        "denominator": 1e-7,
+        "quotient": 7e6,
+        "samples": "[]",
+    }
+
+
+def _behind() -> Trace:
+    event = SyntheticEvent("Conv2D", phase="forward", layer="head", outputs=(math.nan,))
+    return training_trace(
+        losses=(7e6, 2e19, math.nan), events=(event,), divisions=(_division(0), _division(1))
+    )
+
+
+def _harmless() -> Trace:
+    return training_trace(divisions=(_division(0),))
 
 
 def _overflow() -> Trace:

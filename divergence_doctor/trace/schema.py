@@ -364,6 +364,23 @@ TABLES: Final[dict[str, TableSpec]] = {
             tensor=True,
         ),
         TableSpec(
+            "divisions",
+            "one division by almost nothing whose finite result is large, where it is largest",
+            (
+                _STEP,
+                _OP,
+                _OP_TYPE,
+                _PHASE,
+                _LAYER,
+                _CLASS,
+                _SOURCE,
+                Column("numerator", "float", "what was divided"),
+                Column("denominator", "float", "what it was divided by"),
+                Column("quotient", "float", "the result"),
+                Column("samples", "str", "samples of the batch it holds for, as a JSON list"),
+            ),
+        ),
+        TableSpec(
             "trials",
             "one intervention: the same steps with one thing changed",
             (

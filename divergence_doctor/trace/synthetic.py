@@ -103,6 +103,7 @@ class SyntheticRun:
         loss_name: Keras class name of the loss.
         weights: extra variables by path, with their values before the step.
         raised: message of an exception that ended the last step.
+        divisions: rows of table ``divisions``.
     """
 
     losses: Sequence[float] = (1.0, 0.9)
@@ -130,6 +131,7 @@ class SyntheticRun:
     raised_layer: str = ""
     outcome: str | None = None
     trials: Sequence[Mapping[str, Any]] = ()
+    divisions: Sequence[Mapping[str, Any]] = ()
     context: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -154,6 +156,8 @@ def training_trace(**fields: Any) -> Trace:
             )
     for order, event in enumerate(run.events):
         _event(builder, run, order, event)
+    for division in run.divisions:
+        builder.add("divisions", **division)
     for trial in run.trials:
         builder.add("trials", **{"breadth": 1, "parameters": "{}", **trial})
     diverged = run.outcome or ("diverged" if _failing(run) is not None else "healthy")

@@ -50,6 +50,18 @@ def _bounded(x: Any) -> Any:
     return tf.minimum(x, bound)
 
 
+def _one_for_less_than(least: float) -> Callable[[Any], Any]:
+    """Return what makes 1, of the same sign, of a denominator below ``least``."""
+
+    def safe(x: Any) -> Any:
+        import tensorflow as tf
+
+        one = tf.where(x < 0, -tf.ones_like(x), tf.ones_like(x))
+        return tf.where(tf.abs(x) <= tf.cast(least, x.dtype), one, x)
+
+    return safe
+
+
 def _both_bounded(x: Any) -> Any:
     import tensorflow as tf
 
@@ -110,7 +122,8 @@ DOMAINS: Final[Mapping[str, tuple[int, Callable[[Any], Any]]]] = {
 class SafeOp(Trial):
     """Keeps one op, wherever that line of code runs it, inside its domain.
 
-    Parameters: ``{"op_type": "Log", "layer": "...", "source": "losses.py:12", ...}``.
+    Parameters: ``{"op_type": "Log", "layer": "...", "source": "losses.py:12", ...}``; for a division
+    ``"one_below": 1e-6`` puts 1 in place of a denominator that small, its guarding epsilon included.
     """
 
     name: ClassVar[str] = "safe-op"
@@ -135,7 +148,12 @@ class SafeOp(Trial):
         ]
         if not sites:
             return Outcome.not_run(changed, f"no {kind} runs there in the forward pass")
-        patches = _at_the_makers(sites, kind, bench.stream)
+        least = parameters.get("one_below")
+        domain = DOMAINS.get(kind)
+        if least is not None:
+            domain = (1, _one_for_less_than(float(least)))
+            changed = f"denominators of {kind}{place} up to {float(least):g} replaced by 1"
+        patches = _at_the_makers(sites, domain, bench.stream)
         if not patches:
             return Outcome.not_run(
                 changed, f"the input of {kind} is made by no op that can be changed"
@@ -144,12 +162,12 @@ class SafeOp(Trial):
 
 
 def _at_the_makers(
-    sites: list[Op], kind: str, stream: OpStream
+    sites: list[Op], domain: tuple[int, Callable[[Any], Any]] | None, stream: OpStream
 ) -> dict[tuple[Spot, int], Callable[[Any], Any]]:
     """Return what to replace, at the ops that make the dangerous inputs."""
-    if kind not in DOMAINS:
+    if domain is None:
         return {}
-    position, safe = DOMAINS[kind]
+    position, safe = domain
     patches: dict[tuple[Spot, int], Callable[[Any], Any]] = {}
     spots = stream.spots()
     for op in sites:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,7 +65,7 @@ def test_any_numbers_can_be_drawn_on_either_axis(values: list[float]) -> None:
         ([-1.0, 2.0, 3.0, 1e6], "symlog"),
         ([0.0, 0.0], "linear"),
         ([math.nan, math.inf], "linear"),
-        ([5e-324, 1e308], "symlog"),
+        ([5e-324, 1e308], "linear"),
     ],
 )
 def test_the_axis_suits_the_numbers(axes: Axes, values: list[float], kind: str) -> None:
@@ -115,7 +116,7 @@ def test_names_beside_each_other_do_not_overlap(axes: Axes) -> None:
     assert canvas is not None
     FigureCanvasAgg(canvas).draw()
     boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
-    assert all(left.x1 <= right.x0 + 1 for left, right in zip(boxes, boxes[1:], strict=False))
+    assert all(left.x1 <= right.x0 + 1 for left, right in pairwise(boxes))
 
 
 def test_what_is_not_finite_is_marked_at_the_top_and_in_the_legend(axes: Axes) -> None:

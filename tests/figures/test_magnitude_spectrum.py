@@ -172,6 +172,8 @@ def test_a_gradient_that_breaks_is_named_where_the_backward_pass_first_met_it() 
 
 
 def test_values_beyond_the_bins_are_told(drawn: Draw) -> None:
-    trace = training_trace(activation_absmax=[1.0, 1e200], dtype="float64")
-    axes = drawn(MagnitudeSpectrum(), trace).axes[0]
+    builder = TraceBuilder()
+    row = tensor([1.0, 1e150])
+    builder.add("activations", step=0, order=0, layer="a", call=0, role="output", **row)
+    axes = drawn(MagnitudeSpectrum(), builder.build()).axes[0]
     assert axes.get_title(loc="left").endswith("(outermost row: and beyond)")

@@ -24,7 +24,7 @@ def test_control_characters_and_overrides_are_replaced() -> None:
 
 def test_a_long_name_keeps_its_start_and_its_end() -> None:
     name = "encoder/stage_4/residual_block_17/conv2d_transpose_3"
-    assert shorten(name) == "encoder/st…2d_transpose_3"
+    assert shorten(name) == "encoder/st…v2d_transpose_3"
 
 
 def test_a_name_in_a_script_that_the_font_lacks_is_spelled_out() -> None:

@@ -78,7 +78,7 @@ def one_of_each(keras):
     yield "vae", vae(keras), X, None
     keras.config.set_dtype_policy("mixed_float16")
     scaled = keras.optimizers.LossScaleOptimizer(
-        keras.optimizers.Adam(0.01), initial_scale=2.0**24, dynamic_growth_steps=1
+        keras.optimizers.Adam(0.01), initial_scale=2.0**17, dynamic_growth_steps=1
     )
     half = mlp(keras, optimizer=scaled)
     keras.config.set_dtype_policy("float32")
@@ -380,6 +380,42 @@ def test_code_inside_a_tf_function_and_a_while_loop_is_seen(keras, replayed, pri
     event = primary(replayed(model, x=X, y=Y))
     assert (event["op_type"], event["layer"]) == ("Mul", "grow")
     assert event["source"].startswith("test_engine.py:")
+
+
+def test_an_op_that_runs_once_per_sample_is_blamed_with_its_sample_and_its_line(
+    keras, replayed, primary
+):
+    import tensorflow as tf
+
+    class Share(keras.layers.Layer):
+        def call(self, x):
+            return tf.map_fn(lambda row: row / tf.reduce_sum(tf.abs(row)), x)
+
+    model = keras.Sequential([keras.layers.Input((4,)), Share(name="share"), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x = X.copy()
+    x[5] = 0.0
+    event = primary(replayed(model, x=x, y=Y))
+    assert (event["op_type"], event["layer"]) == ("RealDiv", "share")
+    assert json.loads(event["samples"]) == [5]
+    assert event["source"].startswith("test_engine.py:")
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_custom_step_gets_the_batch_packed_as_fit_packs_it(keras, replayed, weighted):
+    seen = []
+
+    class Own(keras.Model):
+        def train_step(self, data):
+            seen.append(len(data))
+            return super().train_step(data)
+
+    inputs = keras.layers.Input((4,))
+    model = Own(inputs, keras.layers.Dense(1)(inputs))
+    model.compile("sgd", "mse")
+    weights = {"sample_weight": np.ones(8)} if weighted else {}
+    assert replayed(model, x=X, y=Y, **weights).outcome == "healthy"
+    assert seen == [2 + weighted]
 
 
 def test_the_time_step_of_a_recurrent_layer_is_named(keras, replayed, primary):

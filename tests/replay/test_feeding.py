@@ -318,7 +318,6 @@ def test_a_rank_that_a_subclassed_model_was_not_built_on_is_told():
         ({"image": IMAGE, "tabular": TABULAR, "y_0": LABEL, "y_1": LABEL}, "label-count"),
         ({"image": IMAGE, "tabular": TABULAR[:4], "y": LABEL}, "sample-count"),
         ({"image": IMAGE, "tabular": TABULAR, "y": LABEL[:2]}, "sample-count"),
-        ({"image": IMAGE[:0], "tabular": TABULAR[:0], "y": LABEL[:0]}, "empty-batch"),
         ({"image": IMAGE, "tabular": TABULAR * 1j, "y": LABEL}, "wrong-dtype"),
         ({"image": IMAGE, "tabular": TABULAR.astype(str), "y": LABEL}, "wrong-dtype"),
         ({"image": IMAGE, "tabular": TABULAR, "y": LABEL.astype("S3")}, "wrong-dtype"),
@@ -352,3 +351,9 @@ def test_a_name_from_a_strangers_file_stays_printable(one):
     with pytest.raises(BatchError) as caught:
         match(Batch({"x": X, "y": Y, "\\x1b[2J": X}, "b", "0"), one)
     assert "\x1b" not in str(caught.value)
+
+
+def test_a_batch_of_no_samples_is_fed_as_the_generator_gave_it(listed):
+    fed = match(batch(image=IMAGE[:0], tabular=TABULAR[:0], y=LABEL[:0]), listed)
+    assert fed.samples == 0
+    assert [part.shape for part in fed.x] == [(0, 2, 2), (0, 3)]

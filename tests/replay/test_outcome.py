@@ -2,7 +2,7 @@
 
 import pytest
 
-from divergence_doctor.replay.outcome import runaway
+from divergence_doctor.replay.outcome import runaway, wrecked
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,26 @@ def test_the_step_and_the_growth_are_told():
     step, why = runaway((1.0, 5.0, 25.0, 125.0, 625.0, 3_125.0))
     assert step == 2
     assert "x5 a step" in why
+
+
+THROWN = (4.4, 8_340.0, 59_300.0, 990.0, 594.0, 66.0, 37.0, 365.0)
+
+
+def test_a_loss_that_stays_up_after_a_step_that_replaced_the_weights_is_a_wreck():
+    step, why = wrecked(THROWN, (4.7, 0.7, 0.5, 0.4, 0.3, 0.2, 0.2, 0.1))
+    assert step == 1
+    assert "4.7 times as long as the weights" in why
+
+
+@pytest.mark.parametrize(
+    ("losses", "ratio", "what"),
+    [
+        (THROWN, 0.4, "steps that left most of the weights where they were"),
+        ((4.4, 8_340.0, 59_300.0, 36.0, 20.0), 4.7, "a loss that came back"),
+        ((4.4, 200.0, 300.0, 90.0), 4.7, "a loss that did not rise a hundredfold"),
+        ((1e-9, 1e-2, 5e-3), 4.7, "noise about zero"),
+        (THROWN, float("nan"), "weights of zero, whose ratio is unknown"),
+    ],
+)
+def test_it_is_no_wreck(losses, ratio, what):
+    assert wrecked(losses, [ratio] * len(losses)) is None, what
