@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
     from numpy.typing import NDArray
 
-    from divergence_doctor.trace import Trace
+    from divergence_doctor.trace import Table, Trace
 
 #: More terms than this cannot be told apart by colour.
 _TERMS: Final = columns("losses", "step name value")
@@ -59,8 +59,7 @@ class Loss(Figure):
     def draw(self, trace: Trace, canvas: Canvas) -> None:
         """Draw the loss, and below it the gradient norm where it was recorded."""
         steps = trace.table("steps")
-        norms = steps["gradient_norm"] if "gradient_norm" in steps else np.empty(0)
-        norms = norms if np.isfinite(norms).any() else np.empty(0)
+        norms = _norms(steps)
         canvas.set_size_inches(_style.WIDTH, 6.0 if norms.size else 3.6)
         canvas.suptitle(self.title)
         panels = canvas.subplots(2 if norms.size else 1, 1, sharex=True, squeeze=False)[:, 0]
@@ -111,6 +110,18 @@ def _terms(trace: Trace) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float6
         # Matplotlib leaves labels that start with an underscore out of the legend.
         found[f"term {drawable(str(name))}{broke}"] = (rows["step"], rows["value"])
     return found
+
+
+def _norms(steps: Table) -> NDArray[np.float64]:
+    """Return the gradient norm of every step; empty where none was recorded.
+
+    The recorded norm is that of the finite elements: of a step whose gradients are not all
+    finite it would look small, or zero. Such a step has NaN here.
+    """
+    if "gradient_norm" not in steps or "gradients_finite" not in steps:
+        return np.empty(0)
+    norms = np.where(steps["gradients_finite"], steps["gradient_norm"], np.nan)
+    return norms if np.isfinite(norms).any() else np.empty(0)
 
 
 def _norm(axes: Axes, steps: NDArray[np.int64], norms: NDArray[np.float64]) -> None:

@@ -37,6 +37,8 @@ _LEAST_HEIGHT: Final = 16
 _PALEST: Final = 1e-4
 #: So many marks can carry their counts side by side.
 _MOST_COUNTS: Final = 18
+#: Characters of the layer and the op that leave room for the panel's own title.
+_MOST_TITLE: Final = 30
 _TENSOR: Final = "dtype size zero nan posinf neginf exponents"
 _MOST_TICKS: Final = 8
 
@@ -189,10 +191,12 @@ def _highlight(where: Failure, forward: Spectrum) -> int | None:
 
 def _say_where(axes: Axes, where: Failure, forward: Spectrum, column: int) -> None:
     of = "derivative of " if where.derivative else ""
-    op = f" ({of}{drawable(where.op)})" if where.op else ""
+    op = f"({of}{drawable(where.op)})" if where.op else ""
     name = drawable(_column_name(forward.columns[column]))
+    # The other title stands on the same line.
+    apart = "\n" if len(name) + len(op) > _MOST_TITLE else " "
     axes.set_title(
-        f"first not finite: {name}{op}",
+        f"first not finite: {name}{apart}{op}".rstrip(),
         loc="right",
         color=_style.NOT_FINITE,
         fontweight="bold",

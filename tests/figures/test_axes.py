@@ -42,7 +42,7 @@ def labels_of(axes: Axes) -> list[str]:
 
 
 @given(st.lists(st.floats(width=64), min_size=1, max_size=6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_any_numbers_can_be_drawn_on_either_axis(values: list[float]) -> None:
     for scale in (value_scale, log_scale):
         with styled(salt="test"):

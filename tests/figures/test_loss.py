@@ -53,6 +53,15 @@ def test_a_single_term_is_the_loss_itself(drawn: Draw) -> None:
     assert axes.get_legend_handles_labels()[1] == ["loss"]
 
 
+def test_a_norm_of_the_finite_part_alone_is_not_shown_as_the_norm(drawn: Draw) -> None:
+    builder = TraceBuilder()
+    for step, (norm, finite) in enumerate(((1.0, True), (3.0, True), (0.0, False))):
+        builder.add("steps", step=step, loss=1.0, gradient_norm=norm, gradients_finite=finite)
+    curve, mark = drawn(Loss(), builder.build()).axes[1].get_lines()
+    np.testing.assert_array_equal(curve.get_ydata(), [1.0, 3.0, np.nan])
+    assert np.asarray(mark.get_xdata()).tolist() == [2.0]
+
+
 def test_a_single_step_needs_no_picture() -> None:
     assert not Loss().suits(training_trace(losses=(math.nan,)))
 

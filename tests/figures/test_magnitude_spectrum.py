@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from divergence_doctor.figures.magnitude_spectrum import MagnitudeSpectrum
 from divergence_doctor.trace import Trace, TraceBuilder
@@ -71,10 +72,10 @@ def test_float16_limits_stand_at_their_exponents(drawn: Draw) -> None:
 
 
 def test_each_layer_is_measured_by_its_own_dtype(drawn: Draw) -> None:
-    axes = drawn(MagnitudeSpectrum(), of_dtypes("float16", "float32", "float16")).axes[0]
+    axes = drawn(MagnitudeSpectrum(), of_dtypes("float32", "float16", "float32", "float16")).axes[0]
     assert [line for line in lines(axes) if line[0] == 15.999] == [
-        (15.999, -0.5, 0.5),
-        (15.999, 1.5, 2.5),
+        (15.999, 0.5, 1.5),
+        (15.999, 2.5, 3.5),
     ]
 
 
@@ -177,3 +178,18 @@ def test_values_beyond_the_bins_are_told(drawn: Draw) -> None:
     builder.add("activations", step=0, order=0, layer="a", call=0, role="output", **row)
     axes = drawn(MagnitudeSpectrum(), builder.build()).axes[0]
     assert axes.get_title(loc="left").endswith("(outermost row: and beyond)")
+
+
+def test_a_long_name_of_the_failing_layer_does_not_cover_the_title(drawn: Draw) -> None:
+    name = "encoder/stage_4/residual_block_17/normalisation"
+    event = SyntheticEvent(
+        "SparseSoftmaxCrossEntropyWithLogits", phase="backward", derivative=True, layer=name
+    )
+    trace = training_trace(layers=[name, "b"], dtype="float16", events=[event])
+    axes = drawn(MagnitudeSpectrum(), trace).axes[0]
+    left, right = (
+        title.get_window_extent()
+        for title in axes.findobj(Text)
+        if title.get_text() in {axes.get_title(loc="left"), axes.get_title(loc="right")}
+    )
+    assert left.x1 < right.x0
