@@ -25,6 +25,8 @@ UNEXPLAINED: Final = "unexplained"
 MINIMUM_CONFIDENCE: Final = 0.5
 #: What is left of the doubt once the smallest change (breadth 1, 2, 3) has mended the step.
 DOUBT_LEFT: Final = {1: 0.15, 2: 0.3, 3: 0.6}
+#: No verdict claims more than this, however well it is proven.
+CERTAIN: Final = 0.99
 #: What is left of the confidence once every trial aimed at the cause has failed to mend it.
 REFUTED: Final = 0.25
 
@@ -233,7 +235,7 @@ def _assess(
     confidence = finding.confidence
     if confirmed:
         doubt = DOUBT_LEFT[min(max(trial.breadth, 1) for trial in mended)]
-        confidence = 1 - (1 - confidence) * doubt
+        confidence = min(1 - (1 - confidence) * doubt, CERTAIN)
     elif refuted:
         confidence *= REFUTED
     return Assessment(

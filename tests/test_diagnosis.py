@@ -1,4 +1,4 @@
-"""How are findings weighed? By what the trials said, the smallest change first, causes before effects."""
+"""How are findings weighed? By the trials, the smallest change first, causes before effects."""
 
 import math
 from dataclasses import replace
@@ -22,7 +22,7 @@ def a_rule(name, *, confidence=0.6, explains=(), symptom=False, proofs=(), finds
         id: ClassVar[str] = name
         code: ClassVar[str] = f"DD9{len(name):02d}"
 
-        def examine(self, trace):
+        def examine(self, _trace):
             return (
                 Finding(name, f"{name} it is", confidence, "loss", Site(), proofs=proofs)
                 if finds

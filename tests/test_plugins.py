@@ -35,7 +35,7 @@ def test_a_file_without_a_plug_in_is_a_mistake_that_is_named(folder):
     (folder / "empty.py").write_text("")
     import opened
 
-    with pytest.raises(TypeError, match="opened.empty defines no concrete Kind"):
+    with pytest.raises(TypeError, match=r"opened\.empty defines no concrete Kind"):
         _plugins.load("opened", opened.Kind)
 
 

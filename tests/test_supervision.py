@@ -5,6 +5,7 @@ import signal
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
@@ -91,10 +92,10 @@ def test_ctrl_c_takes_the_child_and_what_it_started_along(child, tmp_path):
 
 def _runs(pid):
     try:
-        with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
     except OSError:
         return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def test_a_place_that_was_never_written_is_the_start(tmp_path):

@@ -122,6 +122,11 @@ def identity(tensor: Any) -> int:
     return tensor._id  # type: ignore[no-any-return]  # noqa: SLF001 - the seam
 
 
+def has_values(tensor: Any) -> bool:
+    """Say whether this is an eager tensor: a graph's symbolic one has an identity and no values."""
+    return hasattr(tensor, "_numpy")
+
+
 def view(tensor: Any) -> NDArray[Any]:
     """Return an eager tensor's values without a copy where it lies in host memory.
 

@@ -281,7 +281,7 @@ class _Glance:
         flat = found if isinstance(found, list | tuple) else [found]
         for tensor in flat:
             values = getattr(tensor, "values", tensor)
-            if hasattr(values, "_id") and not all_finite(seams.view(values)):
+            if seams.has_values(values) and not all_finite(seams.view(values)):
                 self.gradients_finite = False
 
 

@@ -16,7 +16,7 @@ from divergence_doctor.replay import _seams as seams
 from divergence_doctor.replay.anatomy import describe_model
 from divergence_doctor.replay.feeding import tensors
 from divergence_doctor.replay.outcome import Judge
-from divergence_doctor.replay.source import of_exception
+from divergence_doctor.replay.source import of_exception, raised_by_us
 from divergence_doctor.replay.state import (
     Held,
     build_optimizer,
@@ -95,6 +95,8 @@ def run_step(model: Any, data: Any) -> Ran:
             stack=stack,
         )
     except Exception as error:
+        if raised_by_us(error):
+            raise
         raise _cannot_run(error, _one_line(error)) from error
 
 

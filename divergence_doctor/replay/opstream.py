@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import numpy as np
 
-from divergence_doctor.replay._seams import identity, unrecorded, view
+from divergence_doctor.replay._seams import has_values, identity, unrecorded, view
+from divergence_doctor.replay.samples import Samples
 from divergence_doctor.replay.source import spell, users_line, users_stack
 from divergence_doctor.stats import all_finite, summarize
 
@@ -103,9 +104,7 @@ class Event:
     @property
     def samples(self) -> tuple[int, ...]:
         """Return the samples to blame; none where all are bad, or none can be told."""
-        if self.rows is None or self.rows.all():
-            return ()
-        return tuple(int(sample) for sample in np.flatnonzero(self.rows)[:_SAMPLES])
+        return tuple(_listed(self.rows))
 
 
 @final
@@ -140,8 +139,7 @@ class OpStream:
         self._spots: dict[Spot, int] = {}
         self._names = names
         self._handles = handles
-        self._samples = samples
-        self._from_batch: set[int] = set(names)
+        self._samples = Samples(samples, names)
         self._derivative = -1
         self._floating = _floating_dtypes()
         self._readers: dict[tuple[str, int], list[int]] = {}
@@ -161,10 +159,14 @@ class OpStream:
         attrs: Any,  # noqa: ARG002 - TensorFlow's signature
         outputs: list[Any],
         op_name: str | None = None,  # noqa: ARG002
-        graph: Any = None,  # noqa: ARG002
+        graph: Any = None,
     ) -> None:
-        """Take in one op (the op callback)."""
-        if self._ours:
+        """Take in one op (the op callback).
+
+        What traces a graph even where functions run eagerly (`tf.vectorized_map`, a Jacobian) has
+        no values to look at; the call of its function is an op of the stream.
+        """
+        if self._ours or graph is not None:
             return
         kind = op_type.decode() if isinstance(op_type, bytes) else op_type
         index = len(self.ops)
@@ -178,8 +180,7 @@ class OpStream:
             self.maker[out] = index
         if ins:
             self._readers.setdefault((kind, ins[0]), []).append(index)
-        if not self._from_batch.isdisjoint(ins):
-            self._from_batch.update(outs)
+        self._samples.follow(kind, ins, inputs, outs)
         bad = [
             position
             for position, tensor in enumerate(outputs)
@@ -222,7 +223,7 @@ class OpStream:
         """Tell the stream what a tensor that no op made is: an array of the batch."""
         key = identity(tensor)
         self._names[key] = (origin, name)
-        self._from_batch.add(key)
+        self._samples.add(key)
         if tensor.dtype in self._floating and not all_finite(view(tensor)):
             self.taints[key] = Taint(origin, name, nan=_has_nan(view(tensor)))
 
@@ -235,6 +236,24 @@ class OpStream:
         finally:
             self._ours = before
 
+    def see_output(self, tensor: Any) -> None:
+        """Take in a layer's output that no op made: it left TensorFlow and came back."""
+        key = identity(tensor)
+        if key in self.maker or key in self._names or key in self.taints:
+            return
+        values = view(tensor)
+        if all_finite(values):
+            return
+        index = len(self.ops)
+        self.ops.append(Op("", (), (key,), self._place(), self._phase(), users_line(2)))
+        self.maker[key] = index
+        counts, element = _count([values]), _first_bad(values)
+        event = Event(index, counts, produced=True, origin="op", origin_name="", bad_inputs=(),
+                      element=",".join(map(str, element)), rows=self._rows_of(values, key),
+                      stack=users_stack())  # fmt: skip
+        self.taints[key] = Taint("op", "", len(self.events), nan=counts[0] > 0)
+        self.events.append(event)
+
     def passed_on(self, before: Any, after: Any) -> None:
         """Note that ``after`` is ``before`` seen through one of our own taps."""
         old, new = identity(before), identity(after)
@@ -245,8 +264,7 @@ class OpStream:
         self._twins[new] = old
         if old in self.taints:
             self.taints[new] = self.taints[old]
-        if old in self._from_batch:
-            self._from_batch.add(new)
+        self._samples.same(old, new)
 
     def reach(self, tensors: Iterable[Any], sink: str) -> None:
         """Mark every event that led to these tensors (loss, gradient or state) as mattering."""
@@ -296,9 +314,11 @@ class OpStream:
         """Choose the primary event: the first producer, in the order of execution, that mattered.
 
         A deliberate infinite constant (a mask) did not fail; the op that could not bear it did.
+        Where the loss itself went bad, what came after it did not make it so.
         """
         self._reach(self._bad_writes, "state")
         mattered = [event for event in self.events if event.reaches]
+        mattered = [event for event in mattered if event.reaches == "loss"] or mattered
         roots = [
             event
             for event in mattered
@@ -430,7 +450,7 @@ class OpStream:
         counts = _count(arrays)
         taints = self._bad_inputs(inputs)
         produced, origin, name = self._blame(kind, inputs, taints, counts)
-        element = _first_bad(arrays[0])
+        element, first = _first_bad(arrays[0]), identity(outputs[bad[0]])
         event = Event(
             index,
             counts,
@@ -439,7 +459,7 @@ class OpStream:
             name,
             tuple(taints),
             ",".join(str(place) for place in element),
-            self._samples_of(arrays[0], outputs[bad[0]]),
+            self._rows_of(arrays[0], first) if first in self._samples else None,
         )
         event.stack = users_stack() if produced or not taints else ""
         number = len(self.events)
@@ -475,17 +495,15 @@ class OpStream:
             return
         at = np.unravel_index(int(np.argmax(np.where(large, wide, 0))), quotient.shape)
         above = np.broadcast_to(view(inputs[1 - _DIVIDES[kind]]), quotient.shape)
-        rows: list[int] = []
-        if quotient.ndim and len(quotient) == self._samples and self._samples > 1:
-            bad = large.reshape(len(large), -1).any(axis=1)
-            rows = [] if bad.all() else [int(row) for row in np.flatnonzero(bad)[:_SAMPLES]]
+        key = identity(outputs[0])
+        bad = self._samples.put_back(self._samples.rows(quotient, large), key)
         self._divisions.append(
             {
                 "op": index,
                 "numerator": float(above[at]),
                 "denominator": float(below[at]),
                 "quotient": float(quotient[at]),
-                "samples": json.dumps(rows),
+                "samples": json.dumps(_listed(bad if key in self._samples else None)),
             }
         )
 
@@ -504,7 +522,7 @@ class OpStream:
 
     def is_from_batch(self, key: int) -> bool:
         """Say whether a tensor was computed from the batch."""
-        return key in self._from_batch
+        return key in self._samples
 
     def variable_read_by(self, op: Op) -> str:
         """Return the path of the variable that an op reads; empty for any other op."""
@@ -580,7 +598,11 @@ class OpStream:
         if not ins or ins[0] not in self._handles:
             return
         self._written[ins[0]] = index
-        self._bad_writes += [key for key in ins[1:] if key in self.taints]
+        bad = [key for key in ins[1:] if key in self.taints]
+        self._bad_writes += bad
+        # What reads the variable from now on reads what was written, and did not make it.
+        if bad:
+            self.taints[ins[0]] = self.taints[bad[0]]
 
     def _has_parent(self, event: Event) -> bool:
         return any(self.taints[key].event >= 0 for key in event.bad_inputs if key in self.taints)
@@ -644,7 +666,8 @@ class OpStream:
         element = _first_bad(bad) if bad is not None else ()
         shape = bad.shape if bad is not None else ()
         if bad is not None and not event.samples:
-            event.rows = self._rows_of(bad)
+            keys = [identity(tensor) for tensor in (*inputs, *outputs) if tensor is not None]
+            event.rows = self._rows_of(bad, self._samples.moved(keys))
         event.operands = [
             operand
             for role, tensors in (
@@ -689,16 +712,17 @@ class OpStream:
             )
         return rows
 
-    def _samples_of(self, values: NDArray[Any], tensor: Any) -> NDArray[np.bool_] | None:
-        return self._rows_of(values) if identity(tensor) in self._from_batch else None
+    def _rows_of(self, values: NDArray[Any], key: int) -> NDArray[np.bool_] | None:
+        """Return which samples hold bad elements; None where the values have no axis of samples."""
+        bad = ~np.isfinite(values.astype(_wide(values), copy=False))
+        return self._samples.put_back(self._samples.rows(values, bad), key)
 
-    def _rows_of(self, values: NDArray[Any]) -> NDArray[np.bool_] | None:
-        """Return which samples hold bad elements; None where the values have no such axis."""
-        if values.ndim == 0 or self._samples < 1 or values.shape[0] != self._samples:
-            return None
-        flat = values.reshape(len(values), -1)
-        bad: NDArray[np.bool_] = ~np.isfinite(flat.astype(_wide(values), copy=False)).all(axis=1)
-        return bad
+
+def _listed(samples: NDArray[np.bool_] | None) -> list[int]:
+    """Return the samples to blame; none where all are, or none can be told."""
+    if samples is None or samples.all():
+        return []
+    return [int(sample) for sample in np.flatnonzero(samples)[:_SAMPLES]]
 
 
 def _wide(values: NDArray[Any]) -> Any:
@@ -721,7 +745,7 @@ def _tensors(value: Any) -> list[Any]:
 def _dense(tensor: Any) -> Any:
     """Return the values of an IndexedSlices, the tensor itself, or None for what is no tensor."""
     values = getattr(tensor, "values", tensor)
-    return values if hasattr(values, "_id") else None
+    return values if has_values(values) else None
 
 
 def _count(arrays: Iterable[NDArray[Any]]) -> tuple[int, int, int]:

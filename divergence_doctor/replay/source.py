@@ -108,3 +108,11 @@ def of_exception(error: BaseException) -> tuple[str, str]:
         trace = trace.tb_next
     stack = "\n".join(f"{where} in {name}" for where, name in lines[-12:])
     return (lines[-1][0] if lines else ""), stack
+
+
+def raised_by_us(error: BaseException) -> bool:
+    """Say whether an exception was raised in this package, not in the step that it watches."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OURS)

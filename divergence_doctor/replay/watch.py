@@ -82,7 +82,7 @@ class StepWatch:
 
     def see_leaf(self, name: str, tensor: Any) -> None:
         """Tell the watch of one array of the batch, before the step."""
-        if not hasattr(tensor, "_id"):
+        if not seams.has_values(tensor):
             return
         self.stream.name_leaf(tensor, "batch", name)
         if _is_floating(tensor) and name.partition("/")[0] not in {"y", "sample_weight"}:
@@ -176,6 +176,7 @@ class StepWatch:
             if not _is_floating(tensor):
                 tapped.append(tensor)
                 continue
+            self.stream.see_output(tensor)
             self.builder.add(
                 "activations",
                 step=self.step,
@@ -216,6 +217,9 @@ class StepWatch:
         return seen
 
     def _see_gradient(self, gradient: Any, place: Place) -> None:
+        values = _values(gradient)
+        if not seams.has_values(values):
+            return
         order, self._back_order = self._back_order, self._back_order + 1
         self._progress("backward", place.layer)
         self.builder.add(
@@ -226,7 +230,7 @@ class StepWatch:
             layer_class=place.layer_class,
             call=place.call,
             variable="",
-            **_tensor(gradient),
+            **_tensor(values),
         )
 
     # ------------------------------------------------------------------ losses
@@ -360,7 +364,7 @@ class StepWatch:
         gradients = [
             (trainable[id(source)], tensor)
             for source, tensor in zip(flat_sources, flat_found, strict=False)
-            if id(source) in trainable and tensor is not None
+            if id(source) in trainable and seams.has_values(_values(tensor))
         ]
         self.stream.reach([_values(tensor) for _, tensor in gradients], "gradient")
         owners = self._owners()
@@ -420,7 +424,7 @@ def _values(tensor: Any) -> Any:
 
 def _is_floating(tensor: Any) -> bool:
     dtype = getattr(tensor, "dtype", None)
-    return hasattr(tensor, "_id") and bool(getattr(dtype, "is_floating", False))
+    return seams.has_values(tensor) and bool(getattr(dtype, "is_floating", False))
 
 
 def _tensor(tensor: Any) -> dict[str, Any]:

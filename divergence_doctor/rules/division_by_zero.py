@@ -81,8 +81,7 @@ class DivisionByZero(Rule):
         """Return the division by zero, or None."""
         empty = _empty(trace)
         if empty is not None:
-            producer, nothing = empty
-            return self._finding(producer, nothing, _empty_sentence(producer), self.SEEN)
+            return self._finding(*empty, _empty_sentence(empty[0]), self.SEEN)
         producer = forward_fault(trace)
         return (self._direct(producer) if producer is not None else None) or self._behind(trace)
 
@@ -141,7 +140,7 @@ class DivisionByZero(Rule):
                         "op_type": row["op_type"],
                         "layer": row["layer"],
                         "source": row["source"],
-                        "one_below": self.GUARD,
+                        "almost": self.GUARD,
                     },
                 ),
             ),

@@ -128,7 +128,7 @@ TABLES: Final[dict[str, TableSpec]] = {
                 Column("activation", "str", "name of the activation function; empty if none"),
                 Column("dtype", "str", "dtype policy of the layer"),
                 Column("parameters", "int", "number of weights the layer holds", "1"),
-                Column("config", "str", "the layer's config as JSON; its plain entries when it is long"),
+                Column("config", "str", "the layer's config as JSON; its plain entries when long"),
             ),
         ),
         TableSpec(

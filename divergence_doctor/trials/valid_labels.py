@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 import numpy as np
 
 from divergence_doctor.trials._trial import Outcome, Trial
+from divergence_doctor.trials.replace_values import fill
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 @final
 class ValidLabels(Trial):
-    """Clips labels: ``{"array": "y", "low": 0, "high": 9, "integral": true}``; NaN becomes low."""
+    """Clips labels: ``{"array": "y", "low": 0, "high": 9, "integral": true}``.
+
+    NaN becomes ``low``; where there is no such bound, NaN and Inf become the mean of the others.
+    """
 
     name: ClassVar[str] = "valid-labels"
     breadth: ClassVar[int] = 1
@@ -34,7 +38,8 @@ class ValidLabels(Trial):
         def change(name: str, values: NDArray[Any]) -> NDArray[Any]:
             if name != array:
                 return values
-            wide = np.nan_to_num(values.astype(np.float64), nan=0.0 if low is None else float(low))
+            wide = values.astype(np.float64)
+            wide = fill(wide if low is None else np.where(np.isnan(wide), float(low), wide))
             wide = np.round(wide) if integral else wide
             if low is not None or high is not None:
                 wide = np.clip(wide, low, high)

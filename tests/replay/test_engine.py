@@ -483,3 +483,92 @@ def test_a_step_that_cannot_run_says_why(keras, replayed):
     with pytest.raises(UsageError) as caught:
         replayed(model, x=X, y=np.zeros((8, 3, 5), "float32"))
     assert caught.value.fix
+
+
+def test_the_gradient_of_a_gather_passes_a_layers_output(keras, replayed):
+    import tensorflow as tf
+
+    def loss(_, y_pred):
+        return tf.reduce_mean(tf.square(tf.gather(y_pred, [0, 2])))
+
+    trace = replayed(mlp(keras, loss=loss), x=X, y=Y)
+    assert trace.outcome == "healthy"
+    gradients = trace.table("gradients").select(layer="out", variable="")
+    assert gradients["shape"].tolist() == ["2x1"]
+
+
+def test_what_traces_a_graph_inside_the_step_is_borne(keras, replayed, primary):
+    import tensorflow as tf
+
+    class Mapped(keras.layers.Layer):
+        def build(self, shape):
+            self.inner = keras.layers.Dense(3, kernel_initializer="identity", name="inner")
+            self.inner.build((None, shape[-1]))
+
+        def call(self, x):
+            return tf.vectorized_map(lambda e: tf.math.log(self.inner(e[None]))[0], x)
+
+    model = keras.Sequential(
+        [keras.layers.Input((3,)), Mapped(name="mapped"), keras.layers.Dense(3, name="out")]
+    )
+    model.compile("sgd", "mse")
+    x = np.ones((4, 3), "float32")
+    assert replayed(model, x=x, y=x).outcome == "healthy"
+    x[2, 1] = 0.0
+    event = primary(replayed(model, x=x, y=np.ones((4, 3))))
+    assert (event["layer"], json.loads(event["samples"])) == ("mapped", [2])
+
+
+def test_a_batch_of_no_samples_leaves_a_loss_of_nothing(keras, replayed, primary):
+    import tensorflow as tf
+
+    empty = {"x": X[:0], "y": Y[:0]}
+    assert replayed(mlp(keras), **empty).outcome == "healthy"
+    own = mlp(keras, loss=lambda y, p: tf.reduce_mean(tf.square(y - p)))
+    assert primary(replayed(own, **empty))["op_type"] == "Mean"
+
+
+def test_a_division_by_its_epsilon_is_kept_though_its_result_is_finite(keras, replayed):
+    import tensorflow as tf
+
+    def loss(y_true, y_pred):
+        count = tf.reduce_sum(tf.cast(y_true > 0, tf.float32))
+        return tf.reduce_sum(tf.square(y_true - y_pred)) / (count + 1e-7)
+
+    trace = replayed(mlp(keras, loss=loss), x=X, y=np.zeros_like(Y))
+    (row,) = trace.table("divisions").rows()
+    assert (row["op_type"], row["phase"], row["layer"]) == ("RealDiv", "loss", "")
+    assert row["denominator"] == pytest.approx(1e-7)
+    assert row["quotient"] == pytest.approx(row["numerator"] * 1e7)
+    assert len(replayed(mlp(keras, loss=loss), x=X, y=np.ones_like(Y)).table("divisions")) == 0
+
+
+def test_an_infinity_that_a_mask_adds_is_not_what_made_a_score_nan(keras, replayed, primary):
+    import tensorflow as tf
+
+    class Attention(keras.layers.Layer):
+        def call(self, x):
+            causal = tf.math.log(tf.linalg.band_part(tf.ones((3, 3)), -1, 0))
+            return tf.nn.softmax(tf.sqrt(x) + causal)
+
+    model = keras.Sequential(
+        [keras.layers.Input((3, 3)), Attention(name="attention"), keras.layers.Dense(3)]
+    )
+    model.compile("sgd", "mse")
+    scores = np.ones((2, 3, 3), "float32")
+    assert replayed(model, x=scores, y=scores).outcome == "healthy"
+    scores[1, 2, 0] = -1.0
+    event = primary(replayed(model, x=scores, y=np.ones((2, 3, 3))))
+    assert (event["op_type"], json.loads(event["samples"])) == ("Sqrt", [1])
+
+
+def test_a_bug_of_ours_is_not_blamed_on_the_batch(keras, replayed, monkeypatch):
+    from divergence_doctor.replay import watch
+
+    def broken(_tensor):
+        raise KeyError("ours")
+
+    monkeypatch.setattr(watch, "_tensor", broken)
+    model = mlp(keras)
+    with pytest.raises(KeyError, match="ours"):
+        replayed(model, x=X.astype("int32").astype("float32"), y=Y)

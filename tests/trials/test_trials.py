@@ -164,7 +164,7 @@ def test_rescaling_mends_kernels_that_are_too_large(bench_of, keras):
     [
         ("Log", lambda ops, p: -ops.log(p), "zero"),
         ("Sqrt", lambda ops, p: ops.sqrt(p), "zero"),
-        ("RealDiv", lambda ops, p: 1.0 / p, "zero"),
+        ("RealDiv", lambda _ops, p: 1.0 / p, "zero"),
         ("Exp", lambda ops, p: ops.exp(p), "large"),
         ("Acos", lambda ops, p: ops.arccos(p), "one"),
     ],
@@ -190,6 +190,55 @@ def test_an_op_is_kept_inside_its_domain_with_its_derivative(
         bench, {"op_type": kind, "layer": site.place.layer, "source": spell(*site.line)}
     )
     assert outcome.outcome == "finite", outcome.detail
+
+
+def test_an_infinite_label_becomes_the_mean_of_the_others(bench_of, mlp):
+    y = Y.copy()
+    y[4] = -np.inf
+    assert run("valid-labels", bench_of(mlp(), x=X, y=y), array="y") == "finite"
+
+
+def test_an_array_of_the_batch_that_an_op_takes_as_it_is_is_moved(keras, bench_of, mlp):
+    import tensorflow as tf
+
+    y = np.ones_like(Y)
+    y[[1, 2, 3, 4, 5]] = 0
+    bench = bench_of(mlp(lambda t, p: tf.reduce_mean(tf.abs(t - p) / t)), x=X, y=y)
+    from divergence_doctor.replay.source import spell
+
+    site = next(op for op in bench.stream.ops if op.op_type == "RealDiv")
+    assert run("safe-op", bench, op_type="RealDiv", source=spell(*site.line)) == "finite"
+
+
+def test_a_mean_over_nothing_is_taken_as_zero(bench_of, mlp):
+    import tensorflow as tf
+
+    def loss(y_true, y_pred):
+        return tf.reduce_mean(tf.boolean_mask(tf.square(y_true - y_pred), y_true > 9))
+
+    from divergence_doctor.replay.source import spell
+
+    bench = bench_of(mlp(loss), x=X, y=Y)
+    site = next(op for op in bench.stream.ops if op.op_type == "Mean" and op.line)
+    assert run("safe-op", bench, op_type="Mean", source=spell(*site.line)) == "finite"
+
+
+def test_a_guarding_epsilon_is_replaced_by_one_or_its_quotient_by_zero(bench_of, mlp, keras):
+    import tensorflow as tf
+
+    def loss(y_true, y_pred):
+        count = tf.reduce_sum(tf.cast(y_true > 9, tf.float32))
+        return tf.reduce_sum(tf.square(y_true - y_pred)) / (count + 1e-7)
+
+    from divergence_doctor.replay.source import spell
+
+    for rate, put in ((1e-2, "replaced by 1"), (5.0, "taken to give 0")):
+        bench = bench_of(mlp(loss, keras.optimizers.SGD(rate)), x=X, y=Y)
+        site = next(op for op in bench.stream.ops if op.op_type == "RealDiv" and op.line)
+        parameters = {"op_type": "RealDiv", "source": spell(*site.line), "almost": 1e-6}
+        outcome = all_trials()["safe-op"].run(bench, parameters)
+        assert outcome.outcome == "finite", outcome.detail
+        assert outcome.changed.endswith(f"up to 1e-06 {put}")
 
 
 def test_the_control_is_run_first_and_twins_only_once(bench_of, mlp):
