@@ -1,0 +1,1 @@
+"""How often is the doctor right? Failures that others reported, rebuilt small, and healthy runs."""
