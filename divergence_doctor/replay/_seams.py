@@ -122,6 +122,16 @@ def identity(tensor: Any) -> int:
     return tensor._id  # type: ignore[no-any-return]  # noqa: SLF001 - the seam
 
 
+def identities(tensors: Any) -> tuple[int, ...]:
+    """Return the identity of each of some eager tensors."""
+    return tuple([tensor._id for tensor in tensors])  # noqa: SLF001 - the seam
+
+
+def dtype_number(tensor: Any) -> int:
+    """Return the number of an eager tensor's dtype (``DataType`` of TensorFlow's protocol)."""
+    return tensor._datatype_enum()  # type: ignore[no-any-return]  # noqa: SLF001 - the seam
+
+
 def has_values(tensor: Any) -> bool:
     """Say whether this is an eager tensor: a graph's symbolic one has an identity and no values."""
     return hasattr(tensor, "_numpy")
