@@ -199,7 +199,8 @@ def diagnose(trace: Trace, rules: Sequence[Rule] | None = None) -> Diagnosis:
         outcome,
         because,
         main=main,
-        contributing=tuple(holding[1:]),
+        # What the cause explains is its effect, and did not help it along.
+        contributing=tuple(item for item in holding[1:] if item.finding.cause not in explained),
         findings=findings if holding else (main, *findings),
         ruled_out=ruled_out,
         trials=trials,
@@ -304,6 +305,12 @@ def _ruled_out(causes: list[Assessment], verdicts: tuple[Verdict, ...]) -> Itera
             yield RuledOut(verdict.rule, f"not examined: {verdict.skipped}")
 
 
+def _raised(trace: Trace) -> dict[str, Any] | None:
+    steps = trace.table("steps")
+    rows = steps.where(steps["raised"] != "")
+    return rows.row(len(rows) - 1) if len(rows) else None
+
+
 def _unexplained(trace: Trace, because: str, trials: tuple[TrialRecord, ...]) -> Assessment:
     """Return the honest answer: it diverged, here is the first producer, no cause is proven."""
     site = Site(step=trace.failing_step or 0)
@@ -326,9 +333,19 @@ def _unexplained(trace: Trace, because: str, trials: tuple[TrialRecord, ...]) ->
         where = f"the first non-finite value came from {kind}{row['op_type']}" + (
             f" in layer {row['layer']}" if row["layer"] else ""
         )
+    elif (raised := _raised(trace)) is not None:
+        site = Site(
+            step=raised["step"],
+            layer=raised["raised_layer"] or None,
+            op=raised["raised_op"] or None,
+            source=raised["raised_source"] or None,
+        )
+        stage = raised["raised_phase"] or stage
+        where = "that op is the first that failed" if site.op else "no op is known that failed"
+    told = f"It diverged ({because})" if where == because else f"It diverged ({because}); {where}"
     finding = Finding(
         cause=UNEXPLAINED,
-        summary=f"It diverged ({because}); {where}. No known cause could be proven.",
+        summary=f"{told}. No known cause could be proven.",
         confidence=0.0,
         stage=stage,  # type: ignore[arg-type]
         site=site,

@@ -275,6 +275,16 @@ TABLES: Final[dict[str, TableSpec]] = {
                 Column("size", "int", "elements in it", "1"),
                 Column("min", "float", "smallest finite value; NaN when there is none"),
                 Column("max", "float", "largest finite value; NaN when there is none"),
+                Column(
+                    "second_min",
+                    "float",
+                    "smallest finite value above `min`; NaN when there is none",
+                ),
+                Column(
+                    "second_max",
+                    "float",
+                    "largest finite value below `max`; NaN when there is none",
+                ),
                 Column("integral", "bool", "every finite value is a whole number"),
             ),
         ),

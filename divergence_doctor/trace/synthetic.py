@@ -298,6 +298,8 @@ def _batch(builder: TraceBuilder, run: SyntheticRun) -> None:
                 size=row.size,
                 min=float(good.min()) if good.size else math.nan,
                 max=float(good.max()) if good.size else math.nan,
+                second_min=min(good[good > good.min(initial=math.inf)], default=math.nan),
+                second_max=max(good[good < good.max(initial=-math.inf)], default=math.nan),
                 integral=bool(np.all(good == np.round(good))),
             )
         for index in np.argwhere(~np.isfinite(wide)):

@@ -12,10 +12,14 @@ import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from divergence_doctor import _plugins
+from divergence_doctor._clean import clean
 from divergence_doctor.errors import DoctorError
+
+#: Characters of the reason why a trial could not run: Keras' messages hold whole tensors.
+_REASON: Final = 240
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -126,7 +130,7 @@ def _attempt(
     try:
         return trial.run(bench, parameters)
     except DoctorError as error:
-        return Outcome.not_run(trial.name, f"{error.message}: {error.why}")
+        return Outcome.not_run(trial.name, clean(f"{error.message}: {error.why}", _REASON))
 
 
 def _record(

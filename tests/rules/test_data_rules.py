@@ -479,6 +479,20 @@ def test_the_ignored_class_is_a_valid_label(ignored) -> None:
     assert quiet(BadLabels, amended(trace, "targets", ignore_class=[ignored], config=config))
 
 
+def test_what_an_ignored_class_stands_beside_in_a_sample_is_judged_too() -> None:
+    masks = np.array([[0, 1, 255], [0, 128, 255], [1, 1, 1], [255, 255, 255], [0, 0, 1]])
+    trace = training_trace(
+        y=masks,
+        loss_name="SparseCategoricalCrossentropy",
+        classes=2,
+        losses=(NAN,),
+        events=(SyntheticEvent("SparseSoftmaxCrossEntropyWithLogits"),),
+    )
+    finding = found(BadLabels, amended(trace, "targets", ignore_class=[255]))
+    assert finding.samples == (1,)
+    assert "np.unique" in finding.remedies[0]
+
+
 def test_beside_an_ignored_class_other_labels_are_still_judged() -> None:
     trace = amended(sparse_trace(0, 1, 2, 255, 128, 3), "targets", ignore_class=[255])
     assert found(BadLabels, trace).samples == (4,)

@@ -311,3 +311,9 @@ def test_standardised_arrays_have_zero_mean_and_unit_variance():
     np.testing.assert_allclose(scaled.mean(axis=0), 0.0, atol=1e-3)
     np.testing.assert_allclose(scaled.std(axis=0), 1.0, rtol=1e-2)
     assert np.isfinite(standardised(np.full((32, 3), 7.0))).all()
+
+
+def test_labels_that_would_all_be_the_same_prove_nothing(mlp, bench_of):
+    bench = bench_of(mlp(optimizer="sgd"), steps=12, x=X, y=1e19 + 1e19 * np.arange(8.0)[:, None])
+    outcome = all_trials()["valid-labels"].run(bench, {"array": "y", "low": 0, "high": 1})
+    assert (outcome.outcome, outcome.detail) == ("not-run", "the labels would all be the same")
