@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 import numpy as np
 
 from divergence_doctor.rules import _batch
+from divergence_doctor.rules._producer import bad_output, forward_fault
 from divergence_doctor.rules._rule import Evidence, Example, Finding, Proof, Rule, Site
 from divergence_doctor.trace.synthetic import SyntheticEvent, training_trace
 
@@ -25,6 +26,8 @@ _SAID: Final = re.compile(
     r"label value of (?P<label>-?\d+) which is outside the valid range of \[0, ?(?P<classes>\d+)\)"
     r"|indices\[[\d,]*\] = (?P<index>-?\d+) is not in \[0, ?(?P<n>\d+)\)"
 )
+#: What CTC says of a label that needs more frames than there are, and of which sample it is.
+_TOO_LONG: Final = re.compile(r"\(required: \d+, available: \d+\)(?P<row>\d+)")
 #: Ops that raise because of a label and of nothing else.
 _LABEL_OPS: Final = frozenset({"SparseSoftmaxCrossEntropyWithLogits", "CTCLoss", "CTCLossV2"})
 #: What a NaN label becomes when a float is cast to int64 on x86.
@@ -174,7 +177,7 @@ class BadLabels(Rule):
     def examine(self, trace: Trace) -> Finding | None:
         """Return what is wrong with the labels, the gravest first, or None."""
         problems = sorted(
-            (*_raised(trace), *_nonfinite(trace), *_domains(trace)),
+            (*_raised(trace), *_infeasible(trace), *_nonfinite(trace), *_domains(trace)),
             key=lambda problem: -problem.confidence,
         )
         if not problems:
@@ -335,12 +338,15 @@ def _raised(trace: Trace) -> Iterator[_Problem]:
         return
     where = step["raised_op"] or "the loss"
     if said is None:
+        told = _TOO_LONG.search(step["raised"])
+        refused: tuple[int, ...] = (int(told["row"]),) if told is not None else ()
+        words = step["raised"] if told is None else step["raised"][: told.start("row")]
         yield _Problem(
             array=next(iter(_batch.arrays(trace, "y")["name"]), "y"),
-            says=f"{where} refused the labels: {_one_line(step['raised'])}",
+            says=f"{where} refused the labels{_of(refused)}: {_one_line(words)}",
             confidence=BadLabels.RAISED,
-            rows=(),
-            total=0,
+            rows=refused,
+            total=len(set(trace.table("samples")["sample"].tolist())),
             evidence=Evidence("what the op said", where, "/steps/raised"),
             remedy=_CTC if where.startswith("CTC") else _REMAP,
             step=step,
@@ -362,6 +368,28 @@ def _raised(trace: Trace) -> Iterator[_Problem]:
         integral=True,
         step=step,
         finite=value != _CAST_NAN,
+    )
+
+
+def _infeasible(trace: Trace) -> Iterator[_Problem]:
+    """Yield labels that no path through the frames spells: CTC's loss of them is infinite.
+
+    That of a label which can be spelt is not, unless logits differ by 1e37.
+    """
+    producer = forward_fault(trace)
+    if producer is None or not producer.op_type.startswith("CTCLoss") or producer.derivative:
+        return
+    if not producer.inf or any(operand.nonfinite for operand in producer.all("input")):
+        return
+    yield _Problem(
+        array=next(iter(_batch.arrays(trace, "y")["name"]), "y"),
+        says=f"{producer.op_type} finds no way to spell the labels{_of(producer.samples)} in the "
+        "frames that there are, and gives an infinite loss",
+        confidence=BadLabels.UNBOUNDED,
+        rows=producer.samples,
+        total=producer.batch_size,
+        evidence=bad_output(producer),
+        remedy=_CTC,
     )
 
 

@@ -69,7 +69,11 @@ def tensor(values: ArrayLike) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SyntheticEvent:
-    """One non-finite event; ``inputs`` and ``outputs`` become operands with these values."""
+    """One non-finite event; ``inputs`` and ``outputs`` become operands with these values.
+
+    ``input_values`` are the inputs' values at the bad element, ``input_makers`` the ops that made
+    them.
+    """
 
     op_type: str
     phase: str = "loss"
@@ -84,6 +88,7 @@ class SyntheticEvent:
     samples: Sequence[int] = ()
     inputs: Sequence[ArrayLike] = ()
     input_values: Sequence[float] = ()
+    input_makers: Sequence[str] = ()
     outputs: Sequence[ArrayLike] = ()
     step: int | None = None
 
@@ -354,6 +359,7 @@ def _event(builder: TraceBuilder, run: SyntheticRun, order: int, event: Syntheti
     )
     for position, value in enumerate(event.inputs):
         at = event.input_values[position] if position < len(event.input_values) else math.nan
+        makers = event.input_makers
         builder.add(
             "operands",
             step=step,
@@ -361,6 +367,7 @@ def _event(builder: TraceBuilder, run: SyntheticRun, order: int, event: Syntheti
             position=position,
             role="input",
             origin="op",
+            origin_name=makers[position] if position < len(makers) else "",
             value=at,
             **tensor(np.asarray(value, dtype=run.dtype)),
         )
