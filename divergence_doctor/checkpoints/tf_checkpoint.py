@@ -19,7 +19,7 @@ from divergence_doctor.checkpoints._checkpoint import Checkpoint, Opened, OpenOp
 from divergence_doctor.checkpoints._comparison import MOST_BYTES, Comparison, tell
 from divergence_doctor.checkpoints._compile import optimizers, settle
 from divergence_doctor.checkpoints._factory import made_by
-from divergence_doctor.checkpoints._fidelity import Fidelity, Restored, random_states
+from divergence_doctor.checkpoints._fidelity import Fidelity, random_states
 from divergence_doctor.checkpoints._loading import loading
 from divergence_doctor.checkpoints._steps import choose_step
 from divergence_doctor.errors import CheckpointError, RefusedError
@@ -76,7 +76,7 @@ class TfCheckpoint(Checkpoint):
             fidelity.note(chosen)
         scaled = any("/inner_optimizer/" in f"/{name}" for name in names)
         with made_by(options.model or "", scaled=scaled, fidelity=fidelity) as model:
-            fidelity.optimizer_state = _restore(prefix, model, names, fidelity)
+            objects = _restore(prefix, model, names, fidelity)
             settle(path, model, options, fidelity)
         return Opened(
             model=model,
@@ -87,6 +87,7 @@ class TfCheckpoint(Checkpoint):
                 "sha256": _sha256(prefix),
                 "keras_version": "",
                 "dtype_policy": model.dtype_policy.name,
+                "objects": objects,
             },
             unseeded=tuple(fidelity.unseeded(model)),
         )
@@ -167,8 +168,10 @@ def _damaged(prefix: Path, error: BaseException) -> RefusedError:
     )
 
 
-def _restore(prefix: Path, model: Any, names: dict[str, list[int]], fidelity: Fidelity) -> Restored:
-    """Read the checkpoint into the model; see which variables it filled and which it left."""
+def _restore(
+    prefix: Path, model: Any, names: dict[str, list[int]], fidelity: Fidelity
+) -> dict[str, str]:
+    """Read the checkpoint into the model; return what hangs in it: ``{"net": "model"}``."""
     variables = _variables(model)
     fresh = [np.asarray(variable.value).copy() for variable in variables]
     best: list[str] | None = None
@@ -177,7 +180,8 @@ def _restore(prefix: Path, model: Any, names: dict[str, list[int]], fidelity: Fi
             variable.assign(_marker(variable))
         missing = _read(prefix, tried, model)
         if missing is not None and not missing:
-            return _settle(prefix, model, list(zip(variables, fresh, strict=True)), names, fidelity)
+            _settle(prefix, model, list(zip(variables, fresh, strict=True)), names, fidelity)
+            return {name: _part(value, model) for name, value in tried.items()}
         if missing is not None and (best is None or len(missing) < len(best)):
             best = missing
     held = [name for name in names if name.partition("/")[0] not in _BOOKKEEPING]
@@ -264,7 +268,7 @@ def _settle(
     variables: list[tuple[Any, Any]],
     names: dict[str, list[int]],
     fidelity: Fidelity,
-) -> Restored:
+) -> None:
     """Put fresh values where the checkpoint held none, and tell what it did and did not hold."""
     found = Comparison()
     states = {id(state) for state in random_states(model)}
@@ -281,7 +285,12 @@ def _settle(
             found.missing.append(variable)
     found.left = _left(prefix, [variable for variable, _ in variables], names)
     tell(model, found, fidelity)
-    return fidelity.optimizer_state
+
+
+def _part(value: Any, model: Any) -> str:
+    if value is model:
+        return "model"
+    return "variables" if isinstance(value, list) else "optimizer"
 
 
 def _left(prefix: Path, variables: list[Any], names: dict[str, list[int]]) -> list[str]:
