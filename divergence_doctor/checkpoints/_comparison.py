@@ -16,6 +16,7 @@ from divergence_doctor._clean import clean
 from divergence_doctor.checkpoints._compile import optimizers
 from divergence_doctor.checkpoints._fidelity import listed, slots_of
 from divergence_doctor.checkpoints._layout import layout
+from divergence_doctor.checkpoints._loading import SKIPPED
 from divergence_doctor.checkpoints._weights import in_memory
 
 if TYPE_CHECKING:
@@ -97,16 +98,7 @@ def compare_hdf5(path: Path, model: Any, fidelity: Fidelity) -> None:
             if place in expected.owners and _renamed(name, expected.owners[place])
         ]
     if fresh:
-        fidelity.optimizer_state = "restored"
-        fidelity.note(
-            "The optimizer had not taken a step when the file was written: it starts as fresh as it"
-            " was."
-        )
-        fidelity.notes[:] = [note for note in fidelity.notes if "Skipping variable" not in note]
-        slots = {id(variable) for held in optimizers(model) for variable in held.variables}
-        found.missing = [variable for variable in found.missing if id(variable) not in slots]
-        found.differing = [variable for variable in found.differing if id(variable) not in slots]
-        tell(model, found, fidelity, optimizer=False)
+        tell_fresh(model, found, fidelity)
     else:
         tell(model, found, fidelity)
     _tell_moved(moved, fidelity)
@@ -180,6 +172,17 @@ def tell(model: Any, found: Comparison, fidelity: Fidelity, *, optimizer: bool =
         fidelity.optimizer_state = _restored(model, found, slots, fidelity)
 
 
+def tell_fresh(model: Any, found: Comparison, fidelity: Fidelity) -> None:
+    """Like :func:`tell`, where the file's optimizer had not taken a step and so had no slots."""
+    fidelity.optimizer_state = "restored"
+    fidelity.note(
+        "The optimizer had not taken a step when the file was written: it starts as fresh as it"
+        " was."
+    )
+    fidelity.notes[:] = [note for note in fidelity.notes if SKIPPED not in note]
+    tell(model, found, fidelity, optimizer=False)
+
+
 def _gap(found: Comparison, part: str, ids: set[int], fidelity: Fidelity) -> None:
     missing = [_name(variable) for variable in found.missing if id(variable) in ids]
     if missing:
@@ -199,19 +202,22 @@ def _restored(model: Any, found: Comparison, slots: set[int], fidelity: Fidelity
     held = [variable for optimizer in optimizers(model) for variable in optimizer.variables]
     taken = {id(variable) for variable in (*found.taken, *found.rounded)} & slots
     lost = [variable for variable in held if id(variable) not in taken]
-    if not held or not taken:
+    # What Keras passed over was compared with what happened to be there.
+    skipped = sum(SKIPPED in note for note in fidelity.notes)
+    if not held or not taken or skipped >= len(optimizers(model)):
         stored = any(_of_optimizer(place) for place in found.left) or any(
             id(variable) in slots for variable in found.differing
         )
-        if held:
+        if held and stored:
             fidelity.note(
                 "The optimizer starts fresh: the state that the file holds does not fit it."
-                if stored
-                else "The optimizer starts fresh: the file holds none of its state."
             )
+        elif held:
+            fidelity.notes[:] = [note for note in fidelity.notes if SKIPPED not in note]
+            fidelity.note("The optimizer starts fresh: the file holds none of its state.")
         return "missing"
     if not lost:
-        return "restored"
+        return "partial" if skipped else "restored"
     fidelity.note(
         f"{len(lost)} of the {len(held)} variables of the optimizer"
         f" ({listed(map(_name, lost))}) are not what the training left."
@@ -250,7 +256,7 @@ def _never_stepped(
         return False
     slots = {id(variable) for variable in slots_of(inner)}
     here = {place: value for place, value in expected.items() if _of_optimizer(place)}
-    if any(id(value) in slots and place in stored for place, value in here.items()):
+    if not slots or any(id(value) in slots and place in stored for place, value in here.items()):
         return False
     counters = [
         place

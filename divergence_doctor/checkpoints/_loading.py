@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from divergence_doctor.checkpoints._fidelity import Fidelity
 
-_SKIPPED = "Skipping variable loading for optimizer"
+#: What Keras says when it passes over an optimizer's state.
+SKIPPED = "Skipping variable loading for optimizer"
 _NOT_COMPILED = "`compile()` was not called"
 
 
@@ -102,7 +103,7 @@ def heed(warnings_given: list[str], fidelity: Fidelity) -> bool:
     """Turn the warnings of a load into notes; say whether an optimizer was left out."""
     skipped = False
     for text in warnings_given:
-        if _SKIPPED in text:
+        if SKIPPED in text:
             skipped = True
             fidelity.note(clean(f"Keras: {' '.join(text.split())}", 300))
         elif _NOT_COMPILED in text:

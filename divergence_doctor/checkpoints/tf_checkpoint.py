@@ -16,12 +16,13 @@ import numpy as np
 
 from divergence_doctor._clean import clean
 from divergence_doctor.checkpoints._checkpoint import Checkpoint, Opened, OpenOptions
-from divergence_doctor.checkpoints._comparison import MOST_BYTES, Comparison, tell
+from divergence_doctor.checkpoints._comparison import MOST_BYTES, Comparison, tell, tell_fresh
 from divergence_doctor.checkpoints._compile import optimizers, settle
 from divergence_doctor.checkpoints._factory import made_by
-from divergence_doctor.checkpoints._fidelity import Fidelity, random_states
+from divergence_doctor.checkpoints._fidelity import Fidelity, listed, random_states, slots_of
 from divergence_doctor.checkpoints._loading import loading
 from divergence_doctor.checkpoints._steps import choose_step
+from divergence_doctor.checkpoints._user_code import meaningful_line
 from divergence_doctor.errors import CheckpointError, RefusedError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ _VALUE: Final = "/.ATTRIBUTES/VARIABLE_VALUE"
 _TF_ERRORS: Final = (ValueError, RuntimeError, IndexError, TypeError, UnicodeDecodeError)
 #: Bytes that a data file may claim for each byte it takes on the disk.
 _MAX_EXPANSION: Final = 1000
+_EXPANSION_FLOOR: Final = 64 << 20
 
 
 @final
@@ -141,18 +143,24 @@ def _stored(prefix: Path) -> dict[str, list[int]]:
         math.prod(shape) * max(int(getattr(dtypes[name], "size", 1) or 1), 1)
         for name, shape in shapes.items()
     )
-    files = [shard.stat() for shard in _shards(prefix)]
     # The format packs nothing: what is declared must lie there, and not as a hole in a file.
-    stored = sum(min(file.st_size, _MAX_EXPANSION * file.st_blocks * 512) for file in files)
+    stored = sum(_taken(shard) for shard in _shards(prefix))
     if declared > stored:
         raise RefusedError(
             "damaged-checkpoint",
-            f"{clean(prefix.name)} declares {declared:,} bytes of variables and stores"
-            f" {sum(file.st_blocks * 512 for file in files):,}",
+            f"{clean(prefix.name)} declares {declared:,} bytes of variables and stores {stored:,}",
             why="its data are cut short, or its index was made up",
             fix="copy all files of the checkpoint again, or use an earlier one",
         )
     return shapes
+
+
+def _taken(shard: Path) -> int:
+    """Return the bytes of a data file; of a large one with holes only what it takes on the disk."""
+    status = shard.stat()
+    if status.st_size <= _EXPANSION_FLOOR:
+        return status.st_size
+    return min(status.st_size, _MAX_EXPANSION * status.st_blocks * 512)
 
 
 def _shapes(reader: Any) -> dict[str, list[int]]:
@@ -175,21 +183,32 @@ def _restore(
     variables = _variables(model)
     fresh = [np.asarray(variable.value).copy() for variable in variables]
     best: list[str] | None = None
+    said = ""
     for tried in _candidates(model, names):
         for variable in variables:
             variable.assign(_marker(variable))
-        missing = _read(prefix, tried, model)
-        if missing is not None and not missing:
+        try:
+            missing = _read(prefix, tried, model)
+        except _MisfitError as error:
+            said = said or str(error)
+            continue
+        if not missing:
             _settle(prefix, model, list(zip(variables, fresh, strict=True)), names, fidelity)
             return {name: _part(value, model) for name, value in tried.items()}
-        if missing is not None and (best is None or len(missing) < len(best)):
+        if best is None or len(missing) < len(best):
             best = missing
+    if best is None or (len(best) == len(model.weights) and said):
+        raise CheckpointError(
+            "model-mismatch",
+            f"{clean(prefix.name)} does not fit the model of --model",
+            why=said,
+            fix="let the factory build the model and its optimizer as the training script did",
+        )
     held = [name for name in names if name.partition("/")[0] not in _BOOKKEEPING]
-    wanted = best if best is not None else [variable.path for variable in model.weights]
     raise CheckpointError(
         "model-mismatch",
-        f"{clean(prefix.name)} does not fill the model: {len(wanted)} of its weights are not in it"
-        f" (e.g. {clean(wanted[0], 80) if wanted else 'none'})",
+        f"{clean(prefix.name)} does not fill the model: {len(best)} of its weights are not in it"
+        f" (e.g. {clean(best[0], 80) if best else 'none'})",
         why=f"it holds {_listed(held)}",
         fix="let the factory of --model build the model as the training script did",
     )
@@ -218,8 +237,17 @@ def _candidates(model: Any, names: dict[str, list[int]]) -> Iterator[dict[str, A
     yield {"variables": list(model.variables)}
 
 
-def _read(prefix: Path, tried: dict[str, Any], model: Any) -> list[str] | None:
-    """Read the checkpoint as tried; return which weights it left alone, None where it fails."""
+class _MisfitError(Exception):
+    """What the checkpoint holds under these names does not fit there."""
+
+
+def _read(prefix: Path, tried: dict[str, Any], model: Any) -> list[str]:
+    """Read the checkpoint as tried; return which weights it left alone.
+
+    Raises:
+        RefusedError: it is damaged.
+        _MisfitError: what it holds has other shapes.
+    """
     import tensorflow as tf
 
     misfits = (tf.errors.InvalidArgumentError, tf.errors.NotFoundError)
@@ -234,7 +262,7 @@ def _read(prefix: Path, tried: dict[str, Any], model: Any) -> list[str] | None:
         # ValueError.
         if isinstance(cause, tf.errors.OpError | IndexError) and not isinstance(cause, misfits):
             raise _damaged(prefix, cause) from error
-        return None
+        raise _MisfitError(clean(meaningful_line(cause or error), 240)) from error
     return [variable.path for variable in model.weights if _marked(variable)]
 
 
@@ -283,8 +311,30 @@ def _settle(
         variable.assign(value)
         if id(variable) in weights | slots:
             found.missing.append(variable)
-    found.left = _left(prefix, [variable for variable, _ in variables], names)
-    tell(model, found, fidelity)
+    left = _left(prefix, [variable for variable, _ in variables], names)
+    found.left = [name for name in left if names[name + _VALUE]]
+    counters = [name for name in left if not names[name + _VALUE]]
+    if counters:
+        fidelity.note(
+            f"Beside the model the checkpoint holds {listed(counters)}, which was not needed."
+        )
+    (tell_fresh if _never_stepped(model, found) else tell)(model, found, fidelity)
+
+
+def _never_stepped(model: Any, found: Comparison) -> bool:
+    """Say whether the step counter came back as 0, and no slot did."""
+    held = getattr(model, "optimizer", None)
+    inner = getattr(held, "inner_optimizer", held)
+    if inner is None:
+        return False
+    taken = {id(variable) for variable in found.taken}
+    slots = slots_of(inner)
+    return (
+        bool(slots)
+        and id(inner.iterations) in taken
+        and int(np.asarray(inner.iterations)) == 0
+        and not any(id(slot) in taken for slot in slots)
+    )
 
 
 def _part(value: Any, model: Any) -> str:
