@@ -139,6 +139,7 @@ def examine(
     with _timed(timings, "replay"):
         engine = Engine(opened.model, fed, builder, progress)
         engine.replay(steps=request.steps, seed=request.seed)
+    _tell_sequence(len(batches), builder)
     bench = _bench(request, engine, snapshot, batches, builder)
     if bench is not None:
         with _timed(timings, "chain"):
@@ -168,6 +169,21 @@ def examine(
     trace = builder.build()
     trace.save(folder / TRACE)
     return trace
+
+
+def _tell_sequence(given: int, builder: TraceBuilder) -> None:
+    """Say where a sequence of batches was longer than the steps, or was gone through again."""
+    ran = len(builder.rows("steps"))
+    if given < 2 or given == ran or (ran < given and builder.context["outcome"] == "diverged"):
+        return
+    fidelity = builder.context["fidelity"]
+    told = (
+        f"Of the {given} batches the first {ran} were replayed, one a step; --steps {given} replays"
+        " them all."
+        if ran < given
+        else f"The {given} batches were replayed one a step and over again, for {ran} steps."
+    )
+    builder.describe(fidelity={**fidelity, "notes": [*fidelity["notes"], told]})
 
 
 def _bench(

@@ -17,6 +17,7 @@ from divergence_doctor.checkpoints._compile import optimizers
 from divergence_doctor.checkpoints._fidelity import listed, slots_of
 from divergence_doctor.checkpoints._layout import layout
 from divergence_doctor.checkpoints._loading import SKIPPED
+from divergence_doctor.checkpoints._user_code import describe_error
 from divergence_doctor.checkpoints._weights import in_memory
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from divergence_doctor.checkpoints._fidelity import Fidelity
+    from divergence_doctor.checkpoints._weights import Survey
 
 #: Bytes of weights up to which values are compared: a second of reading. Beyond, Keras' own check
 #: of the shapes has to do.
@@ -64,17 +66,23 @@ class Comparison:
             self.differing.append(variable)
 
 
-def compare_hdf5(path: Path, model: Any, fidelity: Fidelity) -> None:
+def compare_hdf5(path: Path, weights: Survey, model: Any, fidelity: Fidelity) -> None:
     """Compare a ``.keras`` archive or a ``.weights.h5`` with the model that was filled from it.
 
     Sets ``fidelity.optimizer_state`` and adds a note for each gap.
 
     Args:
-        path: the file; its headers have been surveyed.
+        path: the file.
+        weights: what its headers say.
         model: the model, right after loading.
         fidelity: takes what was found.
     """
-    expected = layout(model)
+    try:
+        expected = layout(model)
+    except Exception as error:  # noqa: BLE001 - the user's own save_own_variables
+        fidelity.note(f"The model was not compared with the file: {describe_error(error)}.")
+        _take_keras_word(weights, model, fidelity)
+        return
     mine = {id(variable) for variable in _variables(model)}
     found = Comparison()
     moved: list[str] = []
@@ -84,6 +92,7 @@ def compare_hdf5(path: Path, model: Any, fidelity: Fidelity) -> None:
                 f"{clean(path.name)} holds more than {MOST_BYTES >> 20} MiB of weights: that the"
                 " model took them is Keras' word, they were not compared value by value."
             )
+            _take_keras_word(weights, model, fidelity)
             return
         stored, names = _contents(file)
         fresh = _never_stepped(model, expected.values, stored, file)
@@ -181,6 +190,16 @@ def tell_fresh(model: Any, found: Comparison, fidelity: Fidelity) -> None:
     )
     fidelity.notes[:] = [note for note in fidelity.notes if SKIPPED not in note]
     tell(model, found, fidelity, optimizer=False)
+
+
+def _take_keras_word(weights: Survey, model: Any, fidelity: Fidelity) -> None:
+    """Say how much of the optimizer's state came back by what Keras said while it loaded it."""
+    held = len(optimizers(model))
+    skipped = sum(SKIPPED in note for note in fidelity.notes)
+    if not held or not any(map(_of_optimizer, weights.datasets)) or skipped >= held:
+        fidelity.optimizer_state = "missing"
+    else:
+        fidelity.optimizer_state = "partial" if skipped else "restored"
 
 
 def _gap(found: Comparison, part: str, ids: set[int], fidelity: Fidelity) -> None:

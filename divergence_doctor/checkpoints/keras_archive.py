@@ -78,7 +78,7 @@ class KerasArchive(Checkpoint):
                 if options.model is None
                 else _fill(path, options.model, fidelity)
             )
-            compare_hdf5(path, model, fidelity)
+            compare_hdf5(path, weights, model, fidelity)
             tell_policy(trained, model, fidelity)
             settle(path, model, options, fidelity)
         return Opened(

@@ -53,7 +53,7 @@ class WeightsH5(Checkpoint):
                 with opened(path) as file:
                     compare_legacy(file, model, fidelity)
             else:
-                compare_hdf5(path, model, fidelity)
+                compare_hdf5(path, weights, model, fidelity)
             settle(path, model, options, fidelity)
         return Opened(
             model=model,

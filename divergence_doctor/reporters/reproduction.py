@@ -83,7 +83,9 @@ def _in_docstring(text: str) -> str:
 def _values(document: Document, asked: Mapping[str, Any]) -> dict[str, Any]:
     x, y, sample_weight = _structures(asked)
     policy = document.run.get("dtype_policy")
-    objects = asked.get("objects") or {"model": "model", "optimizer": "optimizer"}
+    objects = asked.get("objects")
+    if not isinstance(objects, dict) or not objects:
+        objects = {"model": "model", "optimizer": "optimizer"}
     return {
         "title": document.title,
         "checkpoint": str(asked["checkpoint"]),

@@ -238,9 +238,34 @@ def test_moving_statistics_that_a_custom_layer_does_not_load_are_told(tmp_path, 
 def test_a_large_file_is_told_not_to_have_been_compared(tmp_path, opened, monkeypatch):
     monkeypatch.setattr("divergence_doctor.checkpoints._comparison.MOST_BYTES", 1 << 10)
     made("build").save(tmp_path / "m.keras")
-    assert any(
-        "not compared value by value" in note
-        for note in opened(tmp_path / "m.keras").fidelity["notes"]
+    fidelity = opened(tmp_path / "m.keras").fidelity
+    assert any("not compared value by value" in note for note in fidelity["notes"])
+    assert fidelity["optimizer_state"] == "restored"
+
+
+def test_a_custom_layer_that_cannot_be_saved_again_is_told_and_opened(tmp_path, opened):
+    (tmp_path / "odd.py").write_text(
+        "import keras\n"
+        "@keras.saving.register_keras_serializable('odd')\n"
+        "class Odd(keras.layers.Dense):\n"
+        "    saves = 1\n"
+        "    def save_own_variables(self, store):\n"
+        "        if not Odd.saves:\n"
+        "            raise OSError('no disk')\n"
+        "        Odd.saves -= 1\n"
+        "        super().save_own_variables(store)\n",
+        encoding="utf-8",
+    )
+    from divergence_doctor.checkpoints._user_code import import_user_code
+
+    model = keras.Sequential([keras.Input((4,)), import_user_code(str(tmp_path / "odd.py")).Odd(1)])
+    model.compile("adam", "mse")
+    model.train_step((keras.ops.ones((4, 4)), keras.ops.zeros((4, 1))))
+    model.save(tmp_path / "m.keras")
+    fidelity = opened(tmp_path / "m.keras", custom_objects=(str(tmp_path / "odd.py"),)).fidelity
+    assert fidelity["optimizer_state"] == "restored"
+    assert fidelity["notes"][0].startswith(
+        "The model was not compared with the file: OSError: no disk"
     )
 
 
