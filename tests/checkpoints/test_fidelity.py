@@ -147,6 +147,22 @@ def test_a_file_that_the_model_took_whole_leaves_nothing_to_tell(tmp_path, opene
     }
 
 
+@pytest.mark.parametrize("policy", ["bfloat16", "float16", "mixed_bfloat16", "float64"])
+@pytest.mark.parametrize("form", ["keras", "tf"])
+def test_every_dtype_is_compared_bit_by_bit(tmp_path, opened, policy, form):
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = made("build")
+        model.save(tmp_path / "m.keras")
+        if form == "tf":
+            fidelity = opened(tf_files(model, tmp_path), "build").fidelity
+    finally:
+        keras.config.set_dtype_policy("float32")
+    if form == "keras":
+        fidelity = opened(tmp_path / "m.keras").fidelity
+    assert fidelity == {"optimizer_state": "restored", "random_state": "restored", "notes": []}
+
+
 @pytest.mark.parametrize("form", ["keras", "tf"])
 def test_an_optimizer_that_never_stepped_is_as_fresh_as_it_was(tmp_path, opened, form):
     model = made("build", steps=0)
