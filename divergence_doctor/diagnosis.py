@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from divergence_doctor.randomness import share_of_seeds
 from divergence_doctor.rules import Evidence, Finding, Proof, Rule, Site, Verdict, all_rules
 
 if TYPE_CHECKING:
@@ -165,6 +166,8 @@ def diagnose(trace: Trace, rules: Sequence[Rule] | None = None) -> Diagnosis:
         for verdict in verdicts
         if verdict.finding is not None
     ]
+    share = share_of_seeds(trace)
+    assessed = [_as_far_as_it_holds(item, share) for item in assessed]
     effects = _effects(assessed, by_id)
     assessed.sort(key=lambda item: _rank(item, effects))
     outcome = trace.outcome
@@ -247,6 +250,21 @@ def _assess(
         refuted=refuted,
         trials=own,
     )
+
+
+def _as_far_as_it_holds(item: Assessment, share: float) -> Assessment:
+    """Return a finding with what is left of its confidence where not every seed fails the same way.
+
+    The seed of the run that died is unknown, so the share of the seeds that fail like the replay is
+    the chance that the run died of the same. What a trial has mended stays offered at even odds: it
+    is proven for the steps that were replayed.
+    """
+    if share >= 1.0:
+        return item
+    confidence = item.finding.confidence * share
+    if item.confirmed:
+        confidence = max(confidence, min(item.finding.confidence, MINIMUM_CONFIDENCE))
+    return replace(item, finding=replace(item.finding, confidence=round(confidence, 3)))
 
 
 def _aimed_at(finding: Finding, trials: Iterable[TrialRecord]) -> Iterable[TrialRecord]:

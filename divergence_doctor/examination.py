@@ -53,6 +53,7 @@ class Request:
         trials: run the interventions.
         budget: seconds for them.
         seed: seed where the checkpoint holds no random state.
+        step: number of the checkpoint to take out of a folder of them; None for the latest.
     """
 
     checkpoint: str
@@ -67,6 +68,7 @@ class Request:
     trials: bool = True
     budget: float = 300.0
     seed: int = 0
+    step: int | None = None
 
     def to_json(self) -> str:
         """Return the request as JSON."""
@@ -91,6 +93,7 @@ class Request:
             optimizer=self.optimizer,
             learning_rate=self.learning_rate,
             trust=self.trust,
+            step=self.step,
         )
 
 
@@ -121,6 +124,7 @@ def examine(
 
         from divergence_doctor.checkpoints import open_checkpoint
         from divergence_doctor.replay import Engine, Snapshot, match
+        from divergence_doctor.replay.seeds import FURTHER, OtherSeeds, draws, reseed
     with _timed(timings, "open"):
         progress(-1, "opening the checkpoint", "")
         opened = open_checkpoint(Path(request.checkpoint), request.options())
@@ -130,10 +134,12 @@ def examine(
         for index, (batch, one) in enumerate(zip(batches, fed, strict=True)):
             describe(batch, index, builder, roles=one.roles)
     builder.describe(**_facts(request, opened, batches, fed[0]))
+    reseed(opened.unseeded, request.seed)
     snapshot = Snapshot(opened.model)
     with _timed(timings, "replay"):
         engine = Engine(opened.model, fed, builder, progress)
         engine.replay(steps=request.steps, seed=request.seed)
+    _tell_sequence(len(batches), builder)
     bench = _bench(request, engine, snapshot, batches, builder)
     if bench is not None:
         with _timed(timings, "chain"):
@@ -142,11 +148,42 @@ def examine(
     if bench is not None and request.trials:
         with _timed(timings, "trials"):
             _prove(request, bench, builder, folder, progress)
+    with _timed(timings, "seeds"):
+        seeds = OtherSeeds(
+            opened.model,
+            batches,
+            fed,
+            snapshot,
+            opened.unseeded,
+            seed=request.seed,
+            steps=bench.enough if bench is not None else len(builder.rows("steps")),
+        )
+        left = request.budget - timings.get("trials", 0.0) - FURTHER * timings["replay"]
+        why_not = "" if request.trials else "--no-trials"
+        if left < 0:
+            why_not = why_not or "the time for trials (--budget) was used up"
+        progress(-1, "other seeds", "")
+        seeds.settle(draws(engine.last_stream), builder, why_not=why_not)
     builder.describe(run={**builder.context["run"], "timings": timings})
     progress(-1, "writing the trace", "")
     trace = builder.build()
     trace.save(folder / TRACE)
     return trace
+
+
+def _tell_sequence(given: int, builder: TraceBuilder) -> None:
+    """Say where a sequence of batches was longer than the steps, or was gone through again."""
+    ran = len(builder.rows("steps"))
+    if given < 2 or given == ran or (ran < given and builder.context["outcome"] == "diverged"):
+        return
+    fidelity = builder.context["fidelity"]
+    told = (
+        f"Of the {given} batches the first {ran} were replayed, one a step; --steps {given} replays"
+        " them all."
+        if ran < given
+        else f"The {given} batches were replayed one a step and over again, for {ran} steps."
+    )
+    builder.describe(fidelity={**fidelity, "notes": [*fidelity["notes"], told]})
 
 
 def _bench(
@@ -273,9 +310,12 @@ def _facts(request: Request, opened: Any, batches: tuple[Batch, ...], fed: Any) 
             "steps_asked": request.steps,
         },
         "reproduce": {
-            "checkpoint": request.checkpoint,
+            # Of a folder of checkpoints: the one that was opened.
+            "checkpoint": str(opened.source.get("file") or request.checkpoint),
+            "objects": opened.source.get("objects"),
             "format": opened.source.get("format", ""),
             "batch": request.batches[0],
+            "batches": [batch.source for batch in batches],
             "custom_objects": list(request.custom_objects),
             "model": request.model,
             "loss": request.loss,
@@ -283,6 +323,7 @@ def _facts(request: Request, opened: Any, batches: tuple[Batch, ...], fed: Any) 
             "learning_rate": request.learning_rate,
             "trust": request.trust,
             "seed": request.seed,
+            "reseed": bool(opened.unseeded),
             "steps": request.steps,
             "arrays": arrays,
             "input_structure": fed.structure,

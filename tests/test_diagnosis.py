@@ -8,6 +8,7 @@ import pytest
 
 from divergence_doctor.diagnosis import diagnose, plan
 from divergence_doctor.rules import Example, Finding, Proof, Rule, Site
+from divergence_doctor.trace import TraceBuilder
 from divergence_doctor.trace.synthetic import SyntheticEvent, training_trace
 
 CONTROL = {"name": "control", "cause": "", "breadth": 0, "outcome": "still-fails"}
@@ -168,3 +169,34 @@ def test_a_smaller_change_leaves_less_doubt(breadth):
 def test_the_same_trace_gives_the_same_diagnosis():
     trace = diverged(trial("it", "finite"))
     assert diagnose(trace) == diagnose(trace)
+
+
+def with_seeds(*same):
+    """Return a trace that diverged, with seeds that failed the same way or not."""
+    trace = diverged(trial("proven", "finite"))
+    builder = TraceBuilder()
+    builder.describe(**trace.context)
+    for table in ("steps", "trials"):
+        for row in trace.table(table).rows():
+            builder.add(table, **row)
+    for seed, alike in enumerate((True, *same)):
+        builder.add("seeds", seed=seed, outcome="diverged" if alike else "healthy", same=alike)
+    return builder.build()
+
+
+def test_a_verdict_that_holds_over_all_seeds_keeps_its_confidence():
+    rule = a_rule("proven", confidence=0.8)
+    assert diagnose(with_seeds(True, True), [rule]).main.finding.confidence == 0.97
+
+
+def test_a_verdict_that_holds_for_some_seeds_loses_its_share_of_confidence():
+    rule = a_rule("proven", confidence=0.8)
+    main = diagnose(with_seeds(True, False), [rule]).main
+    assert main.finding.confidence == pytest.approx(0.97 * 2 / 3, abs=0.001)
+    assert main.confirmed
+
+
+def test_what_a_trial_mended_stays_offered_and_what_none_did_does_not():
+    proven, likely = a_rule("proven", confidence=0.8), a_rule("likely", confidence=0.9)
+    assert diagnose(with_seeds(False, False), [proven]).main.finding.confidence == 0.5
+    assert diagnose(with_seeds(False, False), [likely]).main.finding.cause == "unexplained"

@@ -43,6 +43,10 @@ def replay(  # noqa: PLR0913 - every flag of the command is a parameter of it
     learning_rate: Annotated[
         float | None, typer.Option(help="Learning rate to use instead.")
     ] = None,
+    step: Annotated[
+        int | None,
+        typer.Option(min=0, help="Checkpoint to open in a folder of them. [default: the latest]"),
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Replay at most this many steps.")] = 10,
     trials: Annotated[bool, typer.Option(help="Run the interventions that prove a cause.")] = True,
     budget: Annotated[float, typer.Option(min=0, help="Seconds for the trials.")] = 300.0,
@@ -83,6 +87,7 @@ def replay(  # noqa: PLR0913 - every flag of the command is a parameter of it
         trials=trials,
         budget=budget,
         seed=seed,
+        step=step,
     )
     folder = out if out is not None else Path(f"{_stem(checkpoint)}-diagnosis")
     with Progress(steps=steps) as progress:

@@ -411,5 +411,21 @@ TABLES: Final[dict[str, TableSpec]] = {
                 Column("seconds", "float", "wall time", "s"),
             ),
         ),
+        TableSpec(
+            "seeds",
+            "the same steps with one seed, where the random state is missing; the replay first",
+            (
+                Column("seed", "int", "seed of all that draws random numbers"),
+                Column("outcome", "str", "diverged, healthy, inconclusive or not-run"),
+                Column(
+                    "same", "bool", "it ended as the replay did: same first producer, or same kind"
+                ),
+                Column("failing_step", "int", "step at which it failed; -1 when it did not"),
+                _OP_TYPE,
+                _LAYER,
+                Column("because", "str", "the sentence that the outcome rests on"),
+                Column("seconds", "float", "wall time; 0 for the replay itself", "s"),
+            ),
+        ),
     )
 }

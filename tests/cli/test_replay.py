@@ -296,3 +296,56 @@ def small_disk(tmp_path):
         pytest.skip("no right to mount a disk")
     yield disk
     subprocess.run([shutil.which("umount") or "umount", disk], check=True)
+
+
+FACTORY = """
+import keras
+
+def build():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    return model
+"""
+
+
+@pytest.mark.slow
+def test_a_folder_of_checkpoints_gives_its_latest_or_the_step_that_is_asked_for(shell, elsewhere):
+    import tensorflow as tf
+
+    (elsewhere / "factory.py").write_text(FACTORY, encoding="utf-8")
+    space: dict[str, Any] = {}
+    exec(FACTORY, space)  # noqa: S102 - the user's own script, as it ran
+    model = space["build"]()
+    checkpoint = tf.train.Checkpoint(net=model, opt=model.optimizer)
+    manager = tf.train.CheckpointManager(checkpoint, "run", max_to_keep=None)
+    manager.save(checkpoint_number=10)
+    model.layers[0].kernel.assign([[np.nan], [0.0]])
+    manager.save(checkpoint_number=20)
+    for number in (1, 2, 10):
+        np.savez(f"b{number}.npz", x=np.full((4, 2), number, "f4"), y=np.ones((4, 1), "f4"))
+    batches = [f"b{number}.npz" for number in (1, 2, 10)]
+    factory = ("--model", "factory.py:build")
+
+    said = shell("replay", "run", *batches, *factory, "--json", "--out", "latest")
+
+    report = strict(said.out)
+    assert (said.status, report["outcome"]) == (0, "diverged")
+    assert report["diagnosis"]["cause"] == "corrupt-weights"
+    notes = report["fidelity"]["notes"]
+    assert notes[0].startswith("ckpt-20 was opened, the latest of the 2 checkpoints")
+    script = subprocess.run(
+        [sys.executable, "latest/reproduce.py"], capture_output=True, text=True, check=False
+    )
+    assert script.returncode == 1, script.stderr
+
+    said = shell(
+        "replay", "run", *batches, *factory, "--step", 10, "--steps", 2, "--json", "--out", "ten"
+    )
+
+    report = strict(said.out)
+    assert (said.status, report["outcome"]) == (0, "healthy")
+    assert report["fidelity"]["notes"] == [
+        "Of the 3 batches the first 2 were replayed, one a step; --steps 3 replays them all."
+    ]
+    trace = Trace.open(elsewhere / "ten" / "trace.h5")
+    assert list(trace.table("steps")["batch"]) == [0, 1]
