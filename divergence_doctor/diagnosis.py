@@ -185,7 +185,8 @@ def diagnose(trace: Trace, rules: Sequence[Rule] | None = None) -> Diagnosis:
         for item in causes
         if not item.refuted and item.finding.confidence >= MINIMUM_CONFIDENCE
     ]
-    main = holding[0] if holding else _unexplained(trace, because, trials)
+    able = [item for item in holding if not item.finding.contributes_only]
+    main = able[0] if able else _unexplained(trace, because, trials)
     main_rule = by_id.get(main.finding.cause)
     explained = main_rule.explains if main_rule is not None else frozenset()
     explained |= main.finding.explains
@@ -199,8 +200,8 @@ def diagnose(trace: Trace, rules: Sequence[Rule] | None = None) -> Diagnosis:
         outcome,
         because,
         main=main,
-        contributing=tuple(holding[1:]),
-        findings=findings if holding else (main, *findings),
+        contributing=tuple(item for item in holding if item is not main),
+        findings=findings if able else (main, *findings),
         ruled_out=ruled_out,
         trials=trials,
         verdicts=verdicts,
@@ -282,6 +283,7 @@ def _rank(item: Assessment, effects: frozenset[str]) -> tuple[Any, ...]:
     return (
         item.symptom,
         item.refuted,
+        item.finding.contributes_only,
         not item.confirmed,
         item.finding.cause in effects,
         by.breadth if by is not None else 9,
