@@ -245,7 +245,8 @@ def function_of(graph: Any, fetches: list[Any], *, jit: bool) -> Callable[[Any],
         graph.outputs[:] = own
 
     def run(data: Any) -> tuple[Any, Any]:
-        flat = [tensor for tensor in tf.nest.flatten(data) if tensor is not None]
+        parts = tf.nest.flatten(data, expand_composites=True)
+        flat = [tensor for tensor in parts if tensor is not None]
         found = built.call_flat(*flat, *graph.external_captures, *graph.deferred_external_captures)
         logs = tf.nest.pack_sequence_as(
             graph.structured_outputs, found[: len(own)], expand_composites=True

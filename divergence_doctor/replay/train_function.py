@@ -212,5 +212,5 @@ def _shapes(data: Any) -> tuple[str, ...]:
 
     return tuple(
         "" if tensor is None else f"{tensor.dtype.name}{tensor.shape}"
-        for tensor in tf.nest.flatten(data)
+        for tensor in tf.nest.flatten(data, expand_composites=True)
     )

@@ -257,13 +257,18 @@ def _place(row: dict[str, Any]) -> str:
     return f"; they part in the {phase}" if phase else ""
 
 
+def _figure(value: float) -> float | str:
+    """Return a number as JSON can hold it."""
+    return value if math.isfinite(value) else str(value)
+
+
 def _evidence(row: dict[str, Any], step: dict[str, Any]) -> list[Evidence]:
     found = [
         Evidence("what differs", row["differs"], "/executions/differs"),
-        Evidence("loss op by op", step["loss"], "/steps/loss"),
+        Evidence("loss op by op", _figure(step["loss"]), "/steps/loss"),
     ]
     if row["measured"]:
-        found.append(Evidence("loss as trained", row["loss"], "/executions/loss"))
+        found.append(Evidence("loss as trained", _figure(row["loss"]), "/executions/loss"))
     if row["layer"]:
         found.append(Evidence("layer at which they part", row["layer"], "/executions/layer"))
     if math.isfinite(row["difference"]):
