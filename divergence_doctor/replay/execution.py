@@ -220,7 +220,7 @@ class Comparison:
         ops = max((row["ops"] for row in self._reference), default=0)
         least, per_op = _FIRST.get(self.function.mode, (0.0, 0.0))
         elements = sum(row["size"] for row in self._builder.rows("activations"))
-        return least + ops * per_op + elements * _PER_ELEMENT
+        return float(least + ops * per_op + elements * _PER_ELEMENT)
 
     def run(self, progress: Callable[[str], None] = lambda _detail: None) -> list[Step]:
         """Run the steps as trained, compare, and where they disagree find out where and by what.
