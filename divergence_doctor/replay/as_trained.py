@@ -70,14 +70,15 @@ def run_as_trained(
 def _affordable(builder: TraceBuilder) -> float:
     if builder.context["outcome"] != "diverged":
         return WORTH
-    # How a runaway looks is a matter of rounding: another execution says nothing new of it.
+    # How a runaway looks is a matter of rounding, and gradients cannot be seen as trained: another
+    # execution says nothing new of such a failure.
     return 0.0 if _while_finite(builder) else CHEAP
 
 
 def _while_finite(builder: TraceBuilder) -> bool:
-    """Say whether the reference's last step was finite: it failed by running away, if it failed."""
+    """Say whether loss and state are finite in the end: if it failed, it did so all the same."""
     last = builder.rows("steps")[-1]
-    return bool(last["loss_finite"] and last["state_finite"] and last["gradients_finite"])
+    return bool(last["loss_finite"] and last["state_finite"])
 
 
 def _why_not(comparison: Comparison, affordable: float, *, asked: bool | None) -> str:
@@ -88,7 +89,7 @@ def _why_not(comparison: Comparison, affordable: float, *, asked: bool | None) -
     if comparison.expected_seconds <= affordable:
         return ""
     if not affordable:
-        return "not run: the reference runs away while finite (--as-trained runs it)"
+        return "not run: the reference fails while loss and state are finite (--as-trained runs it)"
     seconds = comparison.expected_seconds
     return f"not run: tracing it would take some {seconds:.2g} s (--as-trained runs it)"
 

@@ -116,7 +116,7 @@ def of_both(
         reference: the context's ``outcome``, ``failing_step`` and ``outcome_because``.
         failed: step and reason of the failure as trained; None where it stayed finite.
         mode: how it was trained, in words.
-        finite: the reference failed while finite.
+        finite: the reference failed while loss and state were finite.
     """
     because = str(reference["outcome_because"])
     if reference["outcome"] == "diverged":

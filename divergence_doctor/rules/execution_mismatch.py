@@ -118,13 +118,11 @@ class ExecutionMismatch(Rule):
         )
 
     def _confidence(self, row: dict[str, Any], failing: str) -> float:
-        if row["differs"] == "value" or not failing:
+        if row["differs"] == "value" or not row["comparable"] or not failing:
             return self.TOLD
         if failing == "both":
             # With a bad loss in both, the user saw the same of either.
             return self.TOLD if row["differs"] == "state" else self.SHOWN_DIFFERENTLY
-        if not row["comparable"]:
-            return self.TOLD
         return self.ONLY_AS_TRAINED if failing == "as-trained" else self.ONLY_REFERENCE
 
     @classmethod

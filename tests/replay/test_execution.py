@@ -373,4 +373,19 @@ def test_a_runaway_is_left_to_the_reference(keras, compared):
     trace = compared(model, steps=6, asked=None, x=X, y=Y)
     assert trace.outcome == "diverged"
     assert trace.table("steps")["loss_finite"].all()
-    assert "runs away while finite" in trace.context["fidelity"]["execution"]["as_trained"]
+    said = trace.context["fidelity"]["execution"]["as_trained"]
+    assert "not run: the reference fails while loss and state are finite" in said
+
+
+def test_loss_scaling_that_skips_every_step_does_so_in_both(keras, compared):
+    keras.config.set_dtype_policy("mixed_float16")
+    model = keras.Sequential(
+        [keras.layers.Input((4,)), keras.layers.Dense(1, kernel_initializer="zeros")]
+    )
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(), initial_scale=2.0)
+    model.compile(scaled, "mse")
+    trace = compared(model, steps=3, x=np.full((8, 4), 6e4, "float32"), y=np.full((8, 1), 9.0))
+    assert trace.outcome == "diverged"
+    assert "loss scaling skipped all" in trace.context["outcome_because"]
+    assert trace.context["failing_execution"] == "both"
+    assert set(trace.table("executions")["differs"]) == {""}
