@@ -188,7 +188,8 @@ def diagnose(trace: Trace, rules: Sequence[Rule] | None = None) -> Diagnosis:
         for item in causes
         if not item.refuted and item.finding.confidence >= MINIMUM_CONFIDENCE
     ]
-    main = holding[0] if holding else _unexplained(trace, because, trials)
+    able = [item for item in holding if not item.finding.contributes_only]
+    main = able[0] if able else _unexplained(trace, because, trials)
     main_rule = by_id.get(main.finding.cause)
     explained = main_rule.explains if main_rule is not None else frozenset()
     explained |= main.finding.explains
@@ -203,8 +204,10 @@ def diagnose(trace: Trace, rules: Sequence[Rule] | None = None) -> Diagnosis:
         because,
         main=main,
         # What the cause explains is its effect, and did not help it along.
-        contributing=tuple(item for item in holding[1:] if item.finding.cause not in explained),
-        findings=findings if holding else (main, *findings),
+        contributing=tuple(
+            item for item in holding if item is not main and item.finding.cause not in explained
+        ),
+        findings=findings if able else (main, *findings),
         ruled_out=ruled_out,
         trials=trials,
         verdicts=verdicts,
@@ -301,6 +304,7 @@ def _rank(item: Assessment, effects: frozenset[str]) -> tuple[Any, ...]:
     return (
         item.symptom,
         item.refuted,
+        item.finding.contributes_only,
         not item.confirmed,
         item.finding.cause in effects,
         by.breadth if by is not None else 9,

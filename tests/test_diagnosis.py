@@ -14,7 +14,10 @@ from divergence_doctor.trace.synthetic import SyntheticEvent, training_trace
 CONTROL = {"name": "control", "cause": "", "breadth": 0, "outcome": "still-fails"}
 
 
-def a_rule(name, *, confidence=0.6, explains=(), symptom=False, proofs=(), finds=True, needs=()):
+def a_rule(
+    name, *, confidence=0.6, explains=(), symptom=False, proofs=(), finds=True, needs=(),
+    contributes_only=False,
+):  # fmt: skip
     """Return a rule that always says the same, made like any other."""
 
     class Fixed(Rule):
@@ -25,7 +28,15 @@ def a_rule(name, *, confidence=0.6, explains=(), symptom=False, proofs=(), finds
 
         def examine(self, _trace):
             return (
-                Finding(name, f"{name} it is", confidence, "loss", Site(), proofs=proofs)
+                Finding(
+                    name,
+                    f"{name} it is",
+                    confidence,
+                    "loss",
+                    Site(),
+                    proofs=proofs,
+                    contributes_only=contributes_only,
+                )
                 if finds
                 else None
             )
@@ -118,6 +129,17 @@ def test_a_symptom_is_never_the_diagnosis():
     verdict = diagnose(diverged(), [a_rule("dead-units", confidence=0.99, symptom=True)])
     assert verdict.main.finding.cause == "unexplained"
     assert "dead-units" in [item.finding.cause for item in verdict.findings]
+
+
+def test_what_only_explains_what_was_seen_contributes_and_is_never_the_diagnosis():
+    seen = a_rule("seen", confidence=0.95, contributes_only=True)
+    verdict = diagnose(diverged(), [seen, a_rule("cause", confidence=0.6)])
+    assert verdict.main.finding.cause == "cause"
+    assert [item.finding.cause for item in verdict.contributing] == ["seen"]
+    alone = diagnose(diverged(), [seen])
+    assert alone.main.finding.cause == "unexplained"
+    assert [item.finding.cause for item in alone.contributing] == ["seen"]
+    assert [item.finding.cause for item in alone.findings] == ["unexplained", "seen"]
 
 
 def test_a_healthy_run_gets_no_cause():

@@ -51,6 +51,17 @@ def replay(  # noqa: PLR0913 - every flag of the command is a parameter of it
     trials: Annotated[bool, typer.Option(help="Run the interventions that prove a cause.")] = True,
     budget: Annotated[float, typer.Option(min=0, help="Seconds for the trials.")] = 300.0,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed where none is kept.")] = 0,
+    jit: Annotated[
+        bool | None,
+        typer.Option("--jit/--no-jit", help="Was the step compiled by XLA? [default: as recorded]"),
+    ] = None,
+    as_trained: Annotated[
+        bool | None,
+        typer.Option(
+            "--as-trained/--no-as-trained",
+            help="Run the step as it was trained too. [default: where that is quick]",
+        ),
+    ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Allow what can run code on loading.")
     ] = False,
@@ -88,6 +99,8 @@ def replay(  # noqa: PLR0913 - every flag of the command is a parameter of it
         budget=budget,
         seed=seed,
         step=step,
+        jit=jit,
+        as_trained=as_trained,
     )
     folder = out if out is not None else Path(f"{_stem(checkpoint)}-diagnosis")
     with Progress(steps=steps) as progress:

@@ -55,8 +55,10 @@ class Ran:
     stack: str = ""
 
 
-def run_step(model: Any, data: Any) -> Ran:
+def run_step(model: Any, data: Any, step: Callable[[Any], Any] | None = None) -> Ran:
     """Run the model's own ``train_step`` on (x, y, sample_weight), functions eagerly.
+
+    ``step`` runs in its place, where it is given: the same step, traced or compiled.
 
     They are packed as ``fit`` packs them: a custom step may well say ``x, y = data``. Errors that
     come from the numbers (labels, indices, a matrix that cannot be inverted) are part of the answer
@@ -71,7 +73,8 @@ def run_step(model: Any, data: Any) -> Ran:
 
     try:
         model.reset_metrics()
-        return Ran(logs=model.train_step(keras.utils.pack_x_y_sample_weight(*data)))
+        run = step or model.train_step
+        return Ran(logs=run(keras.utils.pack_x_y_sample_weight(*data)))
     except (MemoryError, tf.errors.ResourceExhaustedError) as error:
         raise LimitError(
             "out-of-memory",
@@ -85,7 +88,7 @@ def run_step(model: Any, data: Any) -> Ran:
             raise _cannot_run(error, message) from error
         source, stack = of_exception(error)
         found = re.search(r"\[Op:(\w+)\]", str(error)) or re.search(
-            r"\{\{node (\w+?)(?:_\d+)?\}\}", str(error)
+            r"\{\{node (?:[^}]*/)?(\w+?)(?:_\d+)?\}\}", str(error)
         )
         return Ran(
             raised=message.split(" [Op:")[0],
@@ -102,9 +105,17 @@ def run_step(model: Any, data: Any) -> Ran:
 
 def _one_line(error: Any) -> str:
     """Return an error's text without the colours and line feeds that Keras puts into it."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", _behind_stack(str(error)))
     plain = re.sub(r"^\{\{.*?\}\} ", "", plain)
     return clean(" ".join(plain.split()), 600)
+
+
+def _behind_stack(text: str) -> str:
+    """Return what an op of a graph said: its error tells the stack of its making first."""
+    if not text.startswith("Graph execution error"):
+        return text
+    said = re.split(r'\n  File "[^\n]*', text)[-1]
+    return said.partition("\n\t [[")[0].strip()
 
 
 def _is_about_shapes(message: str) -> bool:

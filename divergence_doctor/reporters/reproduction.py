@@ -102,6 +102,7 @@ def _values(document: Document, asked: Mapping[str, Any]) -> dict[str, Any]:
         "reseed": bool(asked.get("reseed")),
         "steps": max(int(asked.get("steps") or 1), 1),
         "eager": not document.execution,
+        "jit": asked.get("jit") if isinstance(asked.get("jit"), bool) else None,
         "runaway": None if _nonfinite_seen(document) else _RUNAWAY,
         "x": x,
         "y": y,

@@ -391,6 +391,44 @@ TABLES: Final[dict[str, TableSpec]] = {
             ),
         ),
         TableSpec(
+            "executions",
+            "one replayed step run once more, the way it was trained or with one thing off",
+            (
+                _STEP,
+                Column(
+                    "execution",
+                    "str",
+                    "as-trained, without-jit, or without-remapper (and without jit)",
+                ),
+                Column("mode", "str", "eager, graph or xla"),
+                Column("remapper", "bool", "grappler's remapper, which fuses kernels, is on"),
+                Column("onednn", "bool", "oneDNN's kernels are on"),
+                Column("loss", "float", "loss of this step; NaN too where none was logged"),
+                Column("measured", "bool", "the step logged a loss"),
+                Column("loss_finite", "bool", "the loss was logged and is finite"),
+                Column("state_finite", "bool", "weights, moving statistics and slots are finite"),
+                Column("raised", "str", "message of the exception that ended it; empty if none"),
+                Column("raised_type", "str", "class of that exception"),
+                Column(
+                    "differs",
+                    "str",
+                    "what differs from the reference: raised, loss, state, value; empty if nothing",
+                ),
+                Column("difference", "float", "relative difference of the numbers, for a value"),
+                Column("tolerance", "float", "relative difference that rounding may make"),
+                Column("comparable", "bool", "both draw the same random numbers, if they draw any"),
+                Column("variable", "str", "variable that is not finite, or differs most"),
+                _LAYER,
+                _CLASS,
+                Column("phase", "str", "phase in which the two part; empty if not known"),
+                Column(
+                    "reference_nonfinite", "int", "NaN and Inf in that layer's output, reference"
+                ),
+                Column("nonfinite", "int", "NaN and Inf in that layer's output, as trained"),
+                Column("seconds", "float", "wall time, the first with tracing", "s"),
+            ),
+        ),
+        TableSpec(
             "trials",
             "one intervention: the same steps with one thing changed",
             (

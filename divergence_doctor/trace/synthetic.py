@@ -109,6 +109,7 @@ class SyntheticRun:
         weights: extra variables by path, with their values before the step.
         raised: message of an exception that ended the last step.
         divisions: rows of table ``divisions``.
+        executions: rows of table ``executions``.
     """
 
     losses: Sequence[float] = (1.0, 0.9)
@@ -137,6 +138,7 @@ class SyntheticRun:
     outcome: str | None = None
     trials: Sequence[Mapping[str, Any]] = ()
     divisions: Sequence[Mapping[str, Any]] = ()
+    executions: Sequence[Mapping[str, Any]] = ()
     context: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -163,6 +165,8 @@ def training_trace(**fields: Any) -> Trace:
         _event(builder, run, order, event)
     for division in run.divisions:
         builder.add("divisions", **division)
+    for number, execution in enumerate(run.executions):
+        builder.add("executions", **{"step": number, "execution": "as-trained", **execution})
     for trial in run.trials:
         builder.add("trials", **{"breadth": 1, "parameters": "{}", **trial})
     diverged = run.outcome or ("diverged" if _failing(run) is not None else "healthy")

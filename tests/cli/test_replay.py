@@ -93,6 +93,23 @@ def test_a_healthy_step_exits_0_and_names_no_cause(shell, elsewhere):
     assert (report["outcome"], report["diagnosis"]) == ("healthy", None)
 
 
+@pytest.mark.slow
+def test_a_step_that_xla_compiled_is_run_so_and_the_report_says_how_it_differs(shell, elsewhere):
+    said = shell("replay", *sample("labels_out_of_range"), *FAST, "--jit", "--out", "out")
+
+    assert said.status == 0
+    report = strict((elsewhere / "out" / "report.json").read_text(encoding="utf-8"))
+    execution = report["fidelity"]["execution"]
+    assert execution["reference"] == "eager, functions run eagerly"
+    assert execution["as_trained"].startswith("graph compiled by XLA (jit_compile=True); oneDNN o")
+    assert "jit_compile is True, as --jit says" in report["fidelity"]["notes"]
+    assert report["diagnosis"]["cause"] == "bad-labels"
+    assert [cause["cause"] for cause in report["contributing"]] == ["execution-mismatch"]
+    assert "has a loss of nan" in report["contributing"][0]["summary"]
+    assert "--jit" in (elsewhere / "out" / "report.md").read_text(encoding="utf-8")
+    assert "\nJIT = True " in (elsewhere / "out" / "reproduce.py").read_text(encoding="utf-8")
+
+
 # ---------------------------------------------------------------------- the child dies
 
 
