@@ -11,7 +11,16 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from divergence_doctor.rules import Evidence, Finding, Proof, Rule, Site, Verdict, all_rules
+from divergence_doctor.rules import (
+    Evidence,
+    Finding,
+    Proof,
+    Rule,
+    Site,
+    Verdict,
+    all_rules,
+    settled,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -186,6 +195,12 @@ def diagnose(trace: Trace, rules: Sequence[Rule] | None = None) -> Diagnosis:
         if not item.refuted and item.finding.confidence >= MINIMUM_CONFIDENCE
     ]
     main = holding[0] if holding else _unexplained(trace, because, trials)
+    final = {
+        id(item): replace(item, finding=settled(item.finding, trace, main=item is main))
+        for item in (main, *assessed)
+    }
+    main, holding = final[id(main)], [final[id(item)] for item in holding]
+    assessed = [final[id(item)] for item in assessed]
     main_rule = by_id.get(main.finding.cause)
     explained = main_rule.explains if main_rule is not None else frozenset()
     explained |= main.finding.explains

@@ -202,6 +202,7 @@ def _prove(
     """Run the trials that the suspects call for, and find the smallest batch that still fails."""
     from divergence_doctor.trials import prove
 
+    start = time.perf_counter()
     prove(
         diagnosis.plan(builder.build()),
         bench,
@@ -209,31 +210,45 @@ def _prove(
         budget=request.budget,
         progress=lambda name: progress(-1, "trial", name),
     )
-    verdict = diagnosis.diagnose(builder.build())
-    samples = list(verdict.main.finding.samples) if verdict.main is not None else []
-    if samples and len(bench.batches) == 1:
-        progress(-1, "minimal batch", "")
-        _minimal(bench, bench.batches[0], samples, builder, folder)
+    spent = time.perf_counter() - start
+    _blame(bench, builder, folder, seconds=max(request.budget - spent, 0.0), progress=progress)
 
 
-def _minimal(
-    bench: Any, batch: Batch, samples: list[int], builder: TraceBuilder, folder: Path
+def _blame(
+    bench: Any,
+    builder: TraceBuilder,
+    folder: Path,
+    *,
+    seconds: float,
+    progress: Callable[[int, str, str], None],
 ) -> None:
-    from divergence_doctor.trials.drop_samples import only
+    """Find the rows to blame, and write the smallest batch that was seen to fail."""
+    from divergence_doctor.replay.blame import blame
 
-    candidates = [samples[:1], samples] if len(samples) > 1 else [samples]
-    for candidate in candidates:
-        try:
-            rerun = bench.run(batches=(only(batch, candidate),))
-        except DoctorError:
-            # Rows that belong together, the nodes of one graph, do not run alone.
-            continue
-        if not rerun.finite:
-            write_batch(folder / MINIMAL_BATCH, batch, candidate)
-            builder.describe(
-                minimal_batch={"samples": candidate, "verified": True, "detail": rerun.why}
-            )
-            return
+    progress(-1, "samples to blame", "")
+    main = diagnosis.diagnose(builder.build()).main
+    found = blame(bench, builder, main.finding.samples if main else (), seconds=seconds)
+    if found is None or not found.minimal:
+        return
+    copy = found.copy if found.copy >= 0 else None
+    part = bench.subsets.part(found.minimal, copy=copy)
+    if copy is None and part.samples == bench.subsets.batch.samples:
+        return
+    write_batch(folder / MINIMAL_BATCH, part, range(part.samples))
+    builder.describe(
+        minimal_batch={
+            "samples": list(found.minimal),
+            "verified": True,
+            "batch": found.batch,
+            "copy": found.copy,
+            "replays": found.replays,
+            "detail": next(
+                run.detail
+                for run in found.tried
+                if run.outcome == "same-failure" and run.kept == found.minimal
+            ),
+        }
+    )
 
 
 def _facts(request: Request, opened: Any, batches: tuple[Batch, ...], fed: Any) -> dict[str, Any]:
