@@ -243,9 +243,12 @@ def _blame(
             "copy": found.copy,
             "replays": found.replays,
             "detail": next(
-                run.detail
-                for run in found.tried
-                if run.outcome == "same-failure" and run.kept == found.minimal
+                (
+                    run.detail
+                    for run in found.tried
+                    if run.outcome == "same-failure" and run.kept == found.minimal
+                ),
+                "",
             ),
         }
     )

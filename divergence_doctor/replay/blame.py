@@ -76,8 +76,8 @@ def _suspects(bench: Bench, claimed: Sequence[int], event: Event | None) -> Iter
     yield claimed
     batch = bench.subsets.batch
     # Where most rows are bad at the first producer, it is rather the batch; a claim is tried still.
-    if event is not None and 2 * len(event.samples) <= batch.samples:
-        yield event.samples
+    if event is not None and event.rows is not None and 2 * event.rows.sum() <= batch.samples:
+        yield [int(row) for row in np.flatnonzero(event.rows)]
     for array in batch.arrays.values():
         if array.dtype.kind == "f" and array.ndim and len(array) == batch.samples:
             bad = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
@@ -104,7 +104,6 @@ def _record(found: Culprits, guilty: Sequence[cells.Cell], builder: TraceBuilder
             array="",
             index="",
             evidence="left-out" if found.copy < 0 else "copied-over",
-            proven=True,
         )
     for cell in guilty:
         builder.add(
@@ -115,7 +114,6 @@ def _record(found: Culprits, guilty: Sequence[cells.Cell], builder: TraceBuilder
             index=",".join(str(place) for place in cell.index),
             value=cell.value,
             evidence=cell.evidence,
-            proven=cell.proven,
         )
     builder.describe(
         culprits={

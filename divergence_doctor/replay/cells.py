@@ -7,7 +7,6 @@ blame when the step lives with the column's median over the other rows in its pl
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 from divergence_doctor.errors import DoctorError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
@@ -51,14 +50,12 @@ class Cell:
         index: full index.
         value: its value.
         evidence: ``non-finite``, ``out-of-range``, ``fed-to-op``, ``outlier`` or ``halving``.
-        proven: the step lives with ordinary values in place of the cells named with it.
     """
 
     array: str
     index: tuple[int, ...]
     value: float
     evidence: str
-    proven: bool
 
 
 def find(bench: Bench, culprits: Culprits, builder: TraceBuilder, *, until: float) -> list[Cell]:
@@ -102,18 +99,16 @@ class _Hunt:
         for evidence, look in suspects:
             places = look()
             if 0 < len(places) <= _MOST:
-                proven = self._already(evidence) or self._mends(places)
-                if proven or evidence in {"non-finite", "out-of-range"}:
-                    return self._told(places, evidence, proven=proven)
+                if self._already(evidence) or self._mends(places):
+                    return self._told(places, evidence)
             elif places:
                 return []
         place = self._halved() if len(self._rows) == 1 else None
-        return [] if place is None else self._told([place], "halving", proven=True)
+        return [] if place is None else self._told([place], "halving")
 
-    def _told(self, places: Places, evidence: str, *, proven: bool) -> list[Cell]:
+    def _told(self, places: Places, evidence: str) -> list[Cell]:
         return [
-            Cell(name, index, float(self._arrays[name][index]), evidence, proven)
-            for name, index in places
+            Cell(name, index, float(self._arrays[name][index]), evidence) for name, index in places
         ]
 
     # ------------------------------------------------------------------ the test
@@ -209,7 +204,9 @@ class _Hunt:
         element = tuple(int(place) for place in str(event["element"]).split(",") if place)
         if not element or len(element) != self._arrays[name].ndim or np.isnan(value):
             return []
-        return self._where(name, self._arrays[name][list(self._rows)] == value)
+        same = self._arrays[name][list(self._rows)] == value
+        # A row that holds nothing else is to blame as a row: a silent clip, a black image.
+        return [] if same[0].size > 1 and same.all() else self._where(name, same)
 
     def _outliers(self) -> Places:
         places: Places = []
@@ -217,10 +214,11 @@ class _Hunt:
             others = self._others(name)
             if not others.size or array.dtype.kind == "b":
                 continue
-            size = np.abs(others.astype(np.float64))
-            usual = np.maximum(np.nanmedian(size, axis=0), np.nanmedian(size))
+            wide = others.astype(np.float64)
+            size = np.where(np.isfinite(wide), np.abs(wide), 0.0)
+            usual = np.maximum(np.median(size, axis=0), np.median(size))
             rows = np.abs(array[list(self._rows)].astype(np.float64))
-            far = (rows > _FAR * usual) & (usual > 0) if usual.ndim else rows > _FAR * usual
+            far = (rows > _FAR * usual) & (usual > 0)
             if 2 * int(far.sum()) <= max(far.size, 2):
                 places += self._where(name, np.asarray(far))
         return places
@@ -239,10 +237,11 @@ class _Hunt:
             return None
         while len(rest) > 1:
             half = len(rest) // 2
-            kept = next((part for part in (rest[:half], rest[half:]) if self._mends(part)), None)
-            if kept is None:
+            mending = [part for part in (rest[:half], rest[half:]) if self._mends(part)]
+            # Where either half mends it is no one cell: the row is, and any change takes it away.
+            if len(mending) != 1:
                 return None
-            rest = kept
+            rest = mending[0]
         return rest[0]
 
     def _where_all(self, name: str, cells: NDArray[np.bool_]) -> Places:
@@ -250,8 +249,3 @@ class _Hunt:
             (name, (self._rows[int(at[0])], *(int(place) for place in at[1:])))
             for at in np.argwhere(cells)
         ]
-
-
-def spelled(array: str, index: Sequence[int]) -> str:
-    """Return a cell as one would write it: ``x[5, 2]``."""
-    return f"{array}{json.dumps(list(index))}"

@@ -256,7 +256,8 @@ def _minimal_sentence(trace: Trace) -> str:
     how = f"{fails} alone" if minimal.get("verified") else "is the smallest part kept"
     if int(minimal.get("copy", -1)) >= 0:
         how = f"{fails} among copies of sample {minimal['copy']}, for the model needs its size"
-    replays = f" ({minimal['replays']} replays)" if minimal.get("replays") else ""
+    count = int(minimal.get("replays") or 0)
+    replays = f" ({number(count)} replay{'s' * (count > 1)})" if count else ""
     return f" The part of the batch in `minimal_batch.npz` ({counted(kept)}) {how}{replays}."
 
 

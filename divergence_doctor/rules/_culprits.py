@@ -65,12 +65,14 @@ def _left(
 def _evidence(trace: Trace, because: str) -> Iterable[Evidence]:
     rows = trace.table("culprits")
     samples = rows.where(rows["array"] == "")
-    yield Evidence(because, len(samples), "/culprits")
+    yield Evidence(f"samples to blame: {because}", len(samples), "/culprits")
     cells = rows.where(rows["array"] != "")
     for row in list(cells.rows())[:_CELLS]:
         value = row["value"]
         yield Evidence(
-            f"cell {cell(row)} = {value:.6g}", value if math.isfinite(value) else None, "/culprits"
+            f"cell `{cell(row)} = {value:.6g}`",
+            value if math.isfinite(value) else None,
+            "/culprits",
         )
 
 

@@ -401,7 +401,7 @@ TABLES: Final[dict[str, TableSpec]] = {
         ),
         TableSpec(
             "culprits",
-            "one sample whose removal mends the step, or one cell of it (array not empty)",
+            "one sample whose removal mends the step, or one cell of it whose replacement does",
             (
                 Column("batch", "int", "index of the batch in the given sequence"),
                 Column("sample", "int", "index along the first axis"),
@@ -413,9 +413,6 @@ TABLES: Final[dict[str, TableSpec]] = {
                     "str",
                     "left-out or copied-over for a sample; non-finite, out-of-range, fed-to-op, "
                     "outlier or halving for a cell",
-                ),
-                Column(
-                    "proven", "bool", "the step lives without it, or with ordinary values there"
                 ),
             ),
         ),

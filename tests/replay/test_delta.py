@@ -373,3 +373,19 @@ def test_nothing_is_searched_where_the_checkpoint_was_bad_already(keras, blamed)
     model = mlp(keras)
     model.layers[0].kernel.assign(np.full((4, 1), np.nan))
     assert blamed(model, {"x": X, "y": Y}) is None
+
+
+def test_an_outlier_that_makes_finite_steps_run_away_is_proven(keras, blamed):
+    model = mlp(keras)
+    model.compile(keras.optimizers.SGD(0.02), "mse")
+    x = X.copy()
+    x[4] = 40.0
+    found = blamed(model, {"x": x, "y": Y}, claimed=[4], steps=8)
+    assert "runs away" in blamed.trace.context["outcome_because"]
+    assert (found.outcome, found.rows, found.minimal) == ("rows", (4,), (4,))
+
+
+def test_steps_that_run_away_without_a_suspect_are_not_searched(keras, blamed):
+    model = mlp(keras)
+    model.compile(keras.optimizers.SGD(1.5), "mse")
+    assert blamed(model, {"x": X, "y": Y}, steps=8) is None
