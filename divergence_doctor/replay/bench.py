@@ -62,11 +62,13 @@ class Fault:
         step: step at which it failed.
         place: op type of the first producer (of the op that raised), its layer, its source line,
             and whether its derivative it was; None where that was not watched.
+        rows: rows of the batch that were bad there; empty where all were, or none can be told.
     """
 
     kind: str
     step: int
     place: tuple[str, str, str, bool] | None = None
+    rows: tuple[int, ...] = ()
 
     @property
     def raised(self) -> bool:
@@ -220,7 +222,7 @@ class Bench:
             if failed is not None:
                 why, kind = failed
                 seen = watch if watched else None
-                return why, Fault(kind, step, None if seen is None else _place(seen, ran))
+                return why, _fault(kind, step, seen, ran)
             ratios.append(_ratio(before, self._trainable()))
         if self._scales() and steps >= self.asked and not any(ratios):
             return "loss scaling skipped every step", Fault("skips every step", steps - 1)
@@ -357,20 +359,23 @@ class _Glance:
                 self.gradients_finite = False
 
 
-def _place(watch: StepWatch, ran: Ran) -> tuple[str, str, str, bool] | None:
-    """Return where a watched step failed; None where no op of it can be named."""
+def _fault(kind: str, step: int, watch: StepWatch | None, ran: Ran) -> Fault:
+    """Return how a step failed, with its place where it was watched and an op can be named."""
+    if watch is None:
+        return Fault(kind, step)
     if ran.raised and ran.raised_op != "CheckNumerics":
-        return ran.raised_op, watch.reached.layer, ran.source, False
+        return Fault(kind, step, (ran.raised_op, watch.reached.layer, ran.source, False))
     if ran.raised:
         watch.stream.reach_everything("loss")
     event = watch.stream.settle()
     if event is None:
-        return None
+        return Fault(kind, step)
     op = watch.stream.ops[event.op]
     derivative = op.derivative_of >= 0
     forward = watch.stream.ops[op.derivative_of] if derivative else op
     source = spell(*forward.line) if forward.line else ""
-    return forward.op_type, forward.place.layer, source, derivative
+    place = forward.op_type, forward.place.layer, source, derivative
+    return Fault(kind, step, place, event.samples)
 
 
 def _ratio(before: list[NDArray[Any]], after: list[NDArray[Any]]) -> float:

@@ -218,6 +218,8 @@ class _Search:
                 return self._proven(suspect)
             if outcome in {SAME, OTHER}:
                 self._refuted.append(suspect)
+        if self._refuted and (found := self._followed(self._refuted[-1])):
+            return self._proven(found)
         if self._fault.kind == RUNAWAY:
             return self._open("the steps stay finite and run away: that is no row's doing")
         return self._unsuspected()
@@ -278,6 +280,30 @@ class _Search:
         return SAME if fault.like(self._fault) and not late else OTHER
 
     # ------------------------------------------------------------------ from suspects
+
+    def _followed(self, suspect: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the rows that mend the step with a suspect; none where they cannot be told.
+
+        Without the suspect the step may break on other rows, at the same op or behind it: what
+        the watched step then shows of them is taken away as well, and so on.
+        """
+        taken, copy = set(suspect), self._copy
+        for _ in range(_SETS):
+            kept = tuple(row for row in self._all if row not in taken)
+            if copy is not None or 2 * len(taken) > len(self._all):
+                return ()
+            enough = self._bench.enough
+            outcome = self._run(kept, copy, enough, watched=True)
+            if outcome == FINITE:
+                return tuple(sorted(taken))
+            rerun = self._bench.subsets.known(kept, copy=copy, steps=enough, watched=True)
+            if outcome not in {SAME, OTHER} or rerun is None or rerun.fault is None:
+                return ()
+            more = {kept[row] for row in rerun.fault.rows}
+            if not more:
+                return ()
+            taken |= more
+        return ()
 
     def _with_copies(self, suspect: tuple[int, ...]) -> str:
         """Take copies of a row beyond suspicion from now on, and try the suspect with them."""

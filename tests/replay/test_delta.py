@@ -161,6 +161,21 @@ def test_without_time_left_nothing_is_claimed(keras, blamed):
     assert "--budget" in found.because
 
 
+def test_a_row_that_fails_elsewhere_once_another_is_gone_is_found_behind_it(keras, blamed):
+    def log_then_root(_, y_pred):
+        logged = tf.math.log(y_pred[:, 0])
+        return tf.reduce_mean(logged + tf.sqrt(40.0 - y_pred[:, 0]))
+
+    x = X.copy()
+    x[5], x[12] = -1.0, 20.0
+    found = blamed(mlp(keras, log_then_root), {"x": x, "y": Y}, claimed=[5])
+    assert (found.outcome, found.rows, found.refuted) == ("rows", (5, 12), ((5,),))
+    # The batch as a whole fails at the logarithm, and so does its smallest part.
+    first = blamed.trace.table("events")
+    assert first.where(first["primary"])["op_type"].tolist() == ["Log"]
+    assert found.minimal == (5,)
+
+
 # ---------------------------------------------------------------- rows that influence one another
 
 
