@@ -52,7 +52,7 @@ def blame(
         bench,
         fault,
         _suspects(bench, claimed, event),
-        every=event is not None and event.rows is not None and bool(event.rows.all()),
+        mostly=_bad_rows(event) if _most(bench, event) else (),
         seconds=seconds,
     )
     _record(found, cells.find(bench, found, builder, until=until), builder)
@@ -71,13 +71,24 @@ def _of_the_state(bench: Bench, event: Event | None) -> bool:
     return event.origin == _VARIABLE or bench.stream.ops[event.op].phase == _UPDATE
 
 
+def _bad_rows(event: Event | None) -> list[int]:
+    """Return the rows that are bad where the first bad value was made; none where untold."""
+    if event is None or event.rows is None:
+        return []
+    return [int(row) for row in np.flatnonzero(event.rows)]
+
+
+def _most(bench: Bench, event: Event | None) -> bool:
+    return 2 * len(_bad_rows(event)) > bench.subsets.batch.samples
+
+
 def _suspects(bench: Bench, claimed: Sequence[int], event: Event | None) -> Iterator[Sequence[int]]:
     """Yield the rows that the cause names, those the watched step shows, and those with NaN."""
     yield claimed
     batch = bench.subsets.batch
     # Where most rows are bad at the first producer, it is rather the batch; a claim is tried still.
-    if event is not None and event.rows is not None and 2 * event.rows.sum() <= batch.samples:
-        yield [int(row) for row in np.flatnonzero(event.rows)]
+    if not _most(bench, event):
+        yield _bad_rows(event)
     for array in batch.arrays.values():
         if array.dtype.kind == "f" and array.ndim and len(array) == batch.samples:
             bad = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)

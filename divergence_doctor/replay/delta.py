@@ -166,7 +166,7 @@ def search(
     fault: Fault,
     suspects: Iterable[Sequence[int]],
     *,
-    every: bool = False,
+    mostly: Sequence[int] = (),
     seconds: float,
 ) -> Culprits:
     """Return which rows of the failing step's batch are to blame, and which few still fail.
@@ -177,11 +177,11 @@ def search(
         bench: the failing step.
         fault: how the untouched step fails.
         suspects: sets of rows to try first, the most suspected first.
-        every: every row of the batch is bad where the first bad value was made: then one row that
-            fails alone settles that it is the whole batch.
+        mostly: the rows that are bad where the first bad value was made, where that is most of the
+            batch: then it is the whole batch once one of them and one of the others fail alone.
         seconds: time after which no further run is started.
     """
-    return _Search(bench, fault, suspects, every=every, seconds=seconds).culprits()
+    return _Search(bench, fault, suspects, mostly=mostly, seconds=seconds).culprits()
 
 
 @final
@@ -192,10 +192,10 @@ class _Search:
         fault: Fault,
         suspects: Iterable[Sequence[int]],
         *,
-        every: bool,
+        mostly: Sequence[int],
         seconds: float,
     ) -> None:
-        self._bench, self._fault, self._every = bench, fault, every
+        self._bench, self._fault, self._mostly = bench, fault, tuple(mostly)
         self._all = tuple(range(bench.subsets.batch.samples))
         known = [tuple(sorted({int(r) for r in rows} & set(self._all))) for rows in suspects]
         some = [rows for rows in dict.fromkeys(known) if 0 < len(rows) < len(self._all)]
@@ -389,21 +389,23 @@ class _Search:
     def _unsuspected(self) -> Culprits:
         if self._copy is not None:
             return self._by_copies()
-        singles = (0,) if self._every else (0, len(self._all) // 2, len(self._all) - 1)
-        outcomes: list[str] = []
-        for row in dict.fromkeys(singles):
-            outcomes.append(self._alone((row,)))
-            if outcomes[-1] != SAME:
-                break
-        if set(outcomes) == {SAME}:
-            what = "every sample is bad, and sample 0 fails" if self._every else "any sample fails"
-            return self._whole(f"{what} alone in the same way", minimal=(0,))
+        others = [row for row in self._all if row not in set(self._mostly)]
+        spread = [0, len(self._all) // 2, len(self._all) - 1]
+        singles = [self._mostly[0], *others[:1]] if self._mostly else list(dict.fromkeys(spread))
+        # A row that was not bad at the first producer may well fail, but at a later op.
+        also = {SAME, OTHER} if self._mostly else {SAME}
+        if self._fails((singles[0],)) and all(self._alone((row,)) in also for row in singles[1:]):
+            verb = "each fail" if len(singles) > 1 else "fails"
+            said = f"{_named(singles)} {verb} alone"
+            return self._whole(said, minimal=(singles[0],))
+        if self._mostly and others and self._mends(self._mostly):
+            return self._proven(self._mostly)
         first, second = _parts(self._all, 2)
         halves = [self._alone(first), self._alone(second)]
         if set(halves) == {REFUSED}:
             self._copy = 0
             return self._by_copies()
-        dynamic = self._every or self._bench.failing_step > 0
+        dynamic = bool(self._mostly) or self._bench.failing_step > 0
         if dynamic and set(halves) <= {SAME, OTHER}:
             small = next((half for half in (first, second) if self._fails(half)), ())
             return self._whole("both halves of it fail by themselves", minimal=small)
