@@ -12,7 +12,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from divergence_doctor.randomness import share_of_seeds
-from divergence_doctor.rules import Evidence, Finding, Proof, Rule, Site, Verdict, all_rules
+from divergence_doctor.rules import (
+    Evidence,
+    Finding,
+    Proof,
+    Rule,
+    Site,
+    Verdict,
+    all_rules,
+    settled,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -190,6 +199,12 @@ def diagnose(trace: Trace, rules: Sequence[Rule] | None = None) -> Diagnosis:
     ]
     able = [item for item in holding if not item.finding.contributes_only]
     main = able[0] if able else _unexplained(trace, because, trials)
+    final = {
+        id(item): replace(item, finding=settled(item.finding, trace, main=item is main))
+        for item in (main, *assessed)
+    }
+    main, holding = final[id(main)], [final[id(item)] for item in holding]
+    assessed = [final[id(item)] for item in assessed]
     main_rule = by_id.get(main.finding.cause)
     explained = main_rule.explains if main_rule is not None else frozenset()
     explained |= main.finding.explains
@@ -203,15 +218,23 @@ def diagnose(trace: Trace, rules: Sequence[Rule] | None = None) -> Diagnosis:
         outcome,
         because,
         main=main,
-        # What the cause explains is its effect, and did not help it along.
         contributing=tuple(
-            item for item in holding if item is not main and item.finding.cause not in explained
+            item
+            for item in holding
+            if item is not main and not (item.finding.cause in explained and _same(item, main))
         ),
         findings=findings if able else (main, *findings),
         ruled_out=ruled_out,
         trials=trials,
         verdicts=verdicts,
     )
+
+
+def _same(effect: Assessment, cause: Assessment) -> bool:
+    """Say whether nothing but the cause's own trials speaks for its effect: it helped nothing."""
+    own = {(trial.name, trial.parameters) for trial in cause.trials if trial.mended}
+    mended = {(trial.name, trial.parameters) for trial in effect.trials if trial.mended}
+    return not effect.finding.contributes_only and mended <= own
 
 
 def _ask(trace: Trace, rules: Sequence[Rule] | None) -> tuple[Verdict, ...]:

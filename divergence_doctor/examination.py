@@ -126,18 +126,10 @@ def examine(
         _quieten()
         import tensorflow  # noqa: F401, ICN001 - its import is what is timed here
 
-        from divergence_doctor.checkpoints import open_checkpoint
-        from divergence_doctor.replay import Engine, Snapshot, match
+        from divergence_doctor.replay import Engine, Snapshot
         from divergence_doctor.replay.seeds import reseed
     with _timed(timings, "open"):
-        progress(-1, "opening the checkpoint", "")
-        opened = open_checkpoint(Path(request.checkpoint), request.options())
-        _set_jit(opened, jit=request.jit)
-        progress(-1, "reading the batch", "")
-        batches = read_batches([Path(path) for path in request.batches])
-        fed = [_matched(match, batch, opened.model) for batch in batches]
-        for index, (batch, one) in enumerate(zip(batches, fed, strict=True)):
-            describe(batch, index, builder, roles=one.roles)
+        opened, batches, fed = _open(request, builder, progress)
     builder.describe(**_facts(request, opened, batches, fed[0]))
     reseed(opened.unseeded, request.seed)
     snapshot = Snapshot(opened.model)
@@ -162,8 +154,9 @@ def examine(
         if request.trials:
             _prove(request, bench, builder, progress, control=control)
     if bench is not None and request.trials:
-        with _timed(timings, "minimal batch"):
-            _smallest(bench, builder, folder, progress)
+        with _timed(timings, "samples"):
+            left = max(request.budget - timings["trials"], 0.0)
+            _blame(bench, builder, folder, seconds=left, progress=progress)
     with _timed(timings, "seeds"):
         progress(-1, "other seeds", "")
         _other_seeds(request, engine, snapshot, opened, batches, bench, builder, timings)
@@ -174,7 +167,7 @@ def examine(
     return trace
 
 
-def _other_seeds(  # noqa: PLR0913, PLR0917 - everything that the steps are run again from
+def _other_seeds(
     request: Request,
     engine: Any,
     snapshot: Any,
@@ -201,6 +194,24 @@ def _other_seeds(  # noqa: PLR0913, PLR0917 - everything that the steps are run 
     if left < 0:
         why_not = why_not or "the time for trials (--budget) was used up"
     seeds.settle(draws(engine.last_stream), builder, why_not=why_not)
+
+
+def _open(
+    request: Request, builder: TraceBuilder, progress: Callable[[int, str, str], None]
+) -> tuple[Any, tuple[Batch, ...], list[Any]]:
+    """Open the checkpoint and the batches, and return them with the batches as the model wants."""
+    from divergence_doctor.checkpoints import open_checkpoint
+    from divergence_doctor.replay import match
+
+    progress(-1, "opening the checkpoint", "")
+    opened = open_checkpoint(Path(request.checkpoint), request.options())
+    _set_jit(opened, jit=request.jit)
+    progress(-1, "reading the batch", "")
+    batches = read_batches([Path(path) for path in request.batches])
+    fed = [_matched(match, batch, opened.model) for batch in batches]
+    for index, (batch, one) in enumerate(zip(batches, fed, strict=True)):
+        describe(batch, index, builder, roles=one.roles)
+    return opened, batches, fed
 
 
 def _tell_sequence(given: int, builder: TraceBuilder) -> None:
@@ -349,35 +360,44 @@ def _prove(
     )
 
 
-def _smallest(
-    bench: Any, builder: TraceBuilder, folder: Path, progress: Callable[[int, str, str], None]
+def _blame(
+    bench: Any,
+    builder: TraceBuilder,
+    folder: Path,
+    *,
+    seconds: float,
+    progress: Callable[[int, str, str], None],
 ) -> None:
-    """Find the smallest part of the batch that still fails, where samples are to blame."""
-    verdict = diagnosis.diagnose(builder.build())
-    samples = list(verdict.main.finding.samples) if verdict.main is not None else []
-    if samples and len(bench.batches) == 1:
-        progress(-1, "minimal batch", "")
-        _minimal(bench, bench.batches[0], samples, builder, folder)
+    """Find the rows to blame, and write the smallest batch that was seen to fail."""
+    from divergence_doctor.replay.blame import blame
 
-
-def _minimal(
-    bench: Any, batch: Batch, samples: list[int], builder: TraceBuilder, folder: Path
-) -> None:
-    from divergence_doctor.trials.drop_samples import only
-
-    candidates = [samples[:1], samples] if len(samples) > 1 else [samples]
-    for candidate in candidates:
-        try:
-            rerun = bench.run(batches=(only(batch, candidate),))
-        except DoctorError:
-            # Rows that belong together, the nodes of one graph, do not run alone.
-            continue
-        if not rerun.finite:
-            write_batch(folder / MINIMAL_BATCH, batch, candidate)
-            builder.describe(
-                minimal_batch={"samples": candidate, "verified": True, "detail": rerun.why}
-            )
-            return
+    progress(-1, "samples to blame", "")
+    main = diagnosis.diagnose(builder.build()).main
+    found = blame(bench, builder, main.finding.samples if main else (), seconds=seconds)
+    if found is None or not found.minimal:
+        return
+    copy = found.copy if found.copy >= 0 else None
+    part = bench.subsets.part(found.minimal, copy=copy)
+    if copy is None and part.samples == bench.subsets.batch.samples:
+        return
+    write_batch(folder / MINIMAL_BATCH, part, range(part.samples))
+    builder.describe(
+        minimal_batch={
+            "samples": list(found.minimal),
+            "verified": True,
+            "batch": found.batch,
+            "copy": found.copy,
+            "replays": found.replays,
+            "detail": next(
+                (
+                    run.detail
+                    for run in found.tried
+                    if run.outcome == "same-failure" and run.kept == found.minimal
+                ),
+                "",
+            ),
+        }
+    )
 
 
 def _facts(request: Request, opened: Any, batches: tuple[Batch, ...], fed: Any) -> dict[str, Any]:

@@ -80,7 +80,14 @@ def test_a_sample_run_is_explained(folder, tmp_path):
     assert (diagnosis.main is None) == ("cause" not in expected)
     # The file says what the process saw, and is judged the same without TensorFlow.
     assert diagnose(Trace.open(tmp_path / "trace.h5")).headline == diagnosis.headline
-    assert (tmp_path / "minimal_batch.npz").exists() == bool(expected.get("samples"))
+    minimal = trace.context.get("minimal_batch")
+    assert (tmp_path / "minimal_batch.npz").exists() == (minimal is not None)
+    if expected.get("samples"):
+        culprits = trace.context["culprits"]
+        assert culprits["samples"] == expected["samples"]
+        assert minimal["samples"] == expected["samples"][:1]
+        # What the first producer names, and a trial has left out, takes few runs more.
+        assert culprits["replays"] <= 1 + 2 * (len(expected["samples"]) - 1)
 
 
 def doctor(*arguments: object) -> subprocess.CompletedProcess[str]:

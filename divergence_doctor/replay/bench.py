@@ -23,6 +23,7 @@ from divergence_doctor.replay.execution import compiled, run_one
 from divergence_doctor.replay.feeding import match, tensors
 from divergence_doctor.replay.opstream import Spot
 from divergence_doctor.replay.outcome import BELOW_ZERO, NEVER_NEGATIVE, runaway, wrecked
+from divergence_doctor.replay.source import spell
 from divergence_doctor.replay.state import (
     Snapshot,
     model_variables,
@@ -30,6 +31,7 @@ from divergence_doctor.replay.state import (
     seed_everything,
     slot_variables,
 )
+from divergence_doctor.replay.subset import Subsets
 from divergence_doctor.replay.train_function import REFERENCE, TrainFunction, Way
 from divergence_doctor.replay.watch import StepWatch
 from divergence_doctor.stats import all_finite
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from divergence_doctor.batches import Batch
+    from divergence_doctor.replay.feeding import Fed
     from divergence_doctor.replay.opstream import OpStream
 
 #: Steps past the failing one that a mended run must survive, so that a failure that is only put
@@ -47,6 +50,38 @@ GRACE: Final = 2
 
 #: Results of single ops to replace: (the op's spot, output) -> what to make of its values.
 Patches = Mapping[tuple[Spot, int], Callable[[Any], Any]]
+
+
+#: The kind of failure in which every number stays finite.
+RUNAWAY: Final = "runs away"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """How a run failed, to be compared with how another one did.
+
+    Attributes:
+        kind: what failed: the loss, a gradient, the state, an exception by its class, ...
+        step: step at which it failed.
+        place: op type of the first producer (of the op that raised), its layer, its source line,
+            and whether its derivative it was; None where that was not watched.
+        rows: rows of the batch that were bad there; empty where all were, or none can be told.
+    """
+
+    kind: str
+    step: int
+    place: tuple[str, str, str, bool] | None = None
+    rows: tuple[int, ...] = ()
+
+    @property
+    def raised(self) -> bool:
+        """The step ended in an exception."""
+        return self.kind.startswith("raises ")
+
+    def like(self, other: Fault) -> bool:
+        """Say whether it is the same failure: of one kind and, where both are known, one place."""
+        unknown = self.place is None or other.place is None
+        return self.kind == other.kind and (unknown or self.place == other.place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +93,14 @@ class Rerun:
         why: what failed, or how it went.
         losses: loss of each step that ran.
         seconds: wall time.
+        fault: how it failed; None when it did not.
     """
 
     finite: bool
     why: str
     losses: tuple[float, ...]
     seconds: float
+    fault: Fault | None = None
 
     @property
     def steps(self) -> int:
@@ -115,6 +152,10 @@ class Bench:
         self._seed = seed
         self._ran = ran
         self._nonnegative = bool(losses) and all(name in NEVER_NEGATIVE for name in losses)
+        #: Runs with a part of the failing step's batch, each run once.
+        self.subsets = Subsets(self)
+        #: What the untouched steps came to when they ran last; None before they did.
+        self.untouched: Rerun | None = None
 
     @property
     def enough(self) -> int:
@@ -130,6 +171,7 @@ class Bench:
         patches: Patches | None = None,
         steps: int | None = None,
         execution: Way | None = None,
+        watched: bool = False,
     ) -> Rerun:
         """Run the steps again from the start, with one thing changed.
 
@@ -139,6 +181,7 @@ class Bench:
                 back, and undoes on leaving what putting back the state does not.
             patches: results of single ops to replace.
             steps: steps to run; by default those that a change at the point must survive.
+            watched: watch the failing step, so that the fault tells its place.
             execution: another execution than the one that fails.
 
         Raises:
@@ -157,13 +200,18 @@ class Bench:
             self._snapshot.restore()
             seed_everything(self._seed)
             with prepare():
-                why = self._steps(batches or self.batches, steps or self.enough, patches, losses)
+                failed = self._steps(
+                    batches or self.batches, steps or self.enough, patches, losses, watched=watched
+                )
         finally:
             tf.config.run_functions_eagerly(eagerly)
             self._snapshot.restore()
-        return Rerun(
-            why is None, why or _course(losses), tuple(losses), time.perf_counter() - start
-        )
+        why, fault = failed or (_course(losses), None)
+        seconds = time.perf_counter() - start
+        rerun = Rerun(failed is None, why, tuple(losses), seconds, fault)
+        if (batches, patches, execution) == (None, None, None) and prepare is nullcontext:
+            self.untouched = rerun
+        return rerun
 
     def _run_compiled(
         self,
@@ -217,51 +265,77 @@ class Bench:
         return None if gone is None else f"finite, but {gone[1]}"
 
     def _steps(
-        self, batches: Sequence[Batch], steps: int, patches: Patches | None, losses: list[float]
-    ) -> str | None:
+        self,
+        batches: Sequence[Batch],
+        steps: int,
+        patches: Patches | None,
+        losses: list[float],
+        *,
+        watched: bool,
+    ) -> tuple[str, Fault] | None:
         fed = [match(batch, self.model) for batch in batches]
         ratios: list[float] = []
         for step in range(steps):
             data = tensors(fed[step % len(fed)])
             glance = _Glance(self.model)
             before = self._trainable()
-            with self._looking(glance, patches):
+            watch = self._watch(step, fed[step % len(fed)], data, patches, watched=watched)
+            with ExitStack() as stack:
+                stack.enter_context(glance.looking())
+                if watch is not None:
+                    stack.enter_context(watch.watching())
                 ran = run_step(self.model, data)
             losses.append(glance.loss_of(ran))
-            why = self._failure(step, ran, losses[-1], glance)
-            if why is not None:
-                return why
+            failed = self._failure(step, ran, losses[-1], glance)
+            if failed is not None:
+                why, kind = failed
+                seen = watch if watched else None
+                return why, _fault(kind, step, seen, ran)
             ratios.append(_ratio(before, self._trainable()))
         if self._scales() and steps >= self.asked and not any(ratios):
-            return "loss scaling skipped every step"
+            return "loss scaling skipped every step", Fault("skips every step", steps - 1)
         gone = runaway(losses) or wrecked(losses, ratios)
-        return None if gone is None else f"finite, but {gone[1]}"
+        return None if gone is None else (f"finite, but {gone[1]}", Fault(RUNAWAY, gone[0]))
 
-    @contextmanager
-    def _looking(self, glance: _Glance, patches: Patches | None) -> Iterator[None]:
-        with ExitStack() as stack:
-            stack.enter_context(glance.looking())
-            if patches:
-                watch = StepWatch(
-                    TraceBuilder(), step=0, names={}, handles={}, samples=0, model=self.model,
-                    progress=lambda _phase, _layer: None,
-                )  # fmt: skip
-                watch.stream.patches = dict(patches)
-                stack.enter_context(watch.watching())
-            yield
+    def _watch(
+        self, step: int, fed: Fed, data: Any, patches: Patches | None, *, watched: bool
+    ) -> StepWatch | None:
+        """Return what watches a step: where results are replaced, or the place is asked for."""
+        asked = watched and step == self.failing_step
+        if not patches and not asked:
+            return None
+        handles = {
+            seams.identity(handle): path
+            for variable, path in [
+                *((held.variable, held.path) for held in model_variables(self.model)),
+                *((variable, path) for variable, path, _ in slot_variables(self.model)),
+            ]
+            for handle in [seams.handle_of(variable)]
+            if asked and handle is not None
+        }
+        watch = StepWatch(
+            TraceBuilder(), step=step, names={}, handles=handles, model=self.model,
+            samples=fed.samples if asked else 0, progress=lambda _phase, _layer: None,
+        )  # fmt: skip
+        watch.stream.patches = dict(patches or {})
+        if asked:
+            for name, tensor in fed.named(data).items():
+                watch.see_leaf(name, tensor)
+        return watch
 
-    def _failure(self, step: int, ran: Ran, loss: float, glance: _Glance) -> str | None:
+    def _failure(self, step: int, ran: Ran, loss: float, glance: _Glance) -> tuple[str, str] | None:
+        """Return why a step failed, and the kind of failure that is; None when it did not."""
         if ran.raised:
-            return f"step {step} raises {ran.raised_type}"
+            return f"step {step} raises {ran.raised_type}", f"raises {ran.raised_type}"
         if not math.isfinite(loss):
-            return f"the loss of step {step} is {loss}"
+            return f"the loss of step {step} is {loss}", "the loss is not finite"
         bad = self._bad_variable()
         if bad:
-            return f"{bad} is not finite after step {step}"
+            return f"{bad} is not finite after step {step}", "the state is not finite"
         if not glance.gradients_finite and not self._scales():
-            return f"the gradients of step {step} are not finite"
+            return f"the gradients of step {step} are not finite", "a gradient is not finite"
         if self._nonnegative and loss < BELOW_ZERO:
-            return f"the loss of step {step} is {loss:.4g}, below zero"
+            return f"the loss of step {step} is {loss:.4g}, below zero", "the loss is below zero"
         return None
 
     def _trainable(self) -> list[NDArray[Any]]:
@@ -351,6 +425,25 @@ class _Glance:
             values = getattr(tensor, "values", tensor)
             if seams.has_values(values) and not all_finite(seams.view(values)):
                 self.gradients_finite = False
+
+
+def _fault(kind: str, step: int, watch: StepWatch | None, ran: Ran) -> Fault:
+    """Return how a step failed, with its place where it was watched and an op can be named."""
+    if watch is None:
+        return Fault(kind, step)
+    if ran.raised and ran.raised_op != "CheckNumerics":
+        return Fault(kind, step, (ran.raised_op, watch.reached.layer, ran.source, False))
+    if ran.raised:
+        watch.stream.reach_everything("loss")
+    event = watch.stream.settle()
+    if event is None:
+        return Fault(kind, step)
+    op = watch.stream.ops[event.op]
+    derivative = op.derivative_of >= 0
+    forward = watch.stream.ops[op.derivative_of] if derivative else op
+    source = spell(*forward.line) if forward.line else ""
+    place = forward.op_type, forward.place.layer, source, derivative
+    return Fault(kind, step, place, event.samples)
 
 
 def _ratio(before: list[NDArray[Any]], after: list[NDArray[Any]]) -> float:

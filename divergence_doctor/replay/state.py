@@ -150,10 +150,24 @@ class Snapshot:
 
     def _variables(self) -> list[Any]:
         optimizers = optimizers_of(self._model)
-        found = [*self._model.variables, *(v for o in optimizers for v in o.variables)]
+        found = [
+            *self._model.variables,
+            *(v for o in optimizers for v in o.variables),
+            *_carried_over(self._model),
+        ]
         return [
             variable for variable in {id(v): v for v in found}.values() if _has_numbers(variable)
         ]
+
+
+def _carried_over(model: Any) -> Iterator[Any]:
+    """Yield what stateful recurrent layers keep from batch to batch: Keras does not track it."""
+    import keras
+
+    for layer in _layers(model):
+        if getattr(layer, "stateful", False):
+            states = keras.tree.flatten(getattr(layer, "states", None))
+            yield from (state for state in states if isinstance(state, keras.Variable))
 
 
 def _has_numbers(variable: Any) -> bool:

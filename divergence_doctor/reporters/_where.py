@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from divergence_doctor._clean import clean
 from divergence_doctor.reporters._parts import (
     BatchArray,
     Cell,
@@ -33,6 +34,7 @@ MAX_CELLS: Final = 12
 MAX_LINKS: Final = 40
 MAX_OPERANDS: Final = 24
 MAX_TOLD: Final = 40
+MAX_NAMED: Final = 3
 
 
 def where(trace: Trace) -> Where | None:
@@ -212,16 +214,51 @@ def _batch_index(trace: Trace) -> int:
 def _who_sentence(trace: Trace, diagnosis: Diagnosis, samples: Sequence[int]) -> str:
     if diagnosis.main is None:
         return "The arrays of the batch."
-    minimal = trace.context.get("minimal_batch") or {}
-    kept = [int(sample) for sample in minimal.get("samples") or ()]
-    small = ""
-    if kept:
-        how = "still fails alone" if minimal.get("verified") else "is the smallest part kept"
-        small = f" The part of the batch in `minimal_batch.npz` ({counted(kept)}) {how}."
+    told = trace.context.get("culprits") or {}
+    because = f" {_capital(clean(str(told['because'])))}." if told.get("because") else ""
+    if told and len(trace.table("batch")) and _batches(trace) > 1:
+        because += f" (Batch {told.get('batch', 0)} of the sequence, that of the failing step.)"
+    tail = because + _minimal_sentence(trace)
     if samples:
         verb = "is" if len(samples) == 1 else "are"
-        return f"Of the batch, {counted(samples)} {verb} to blame.{small}"
-    return "No single sample stands out: the whole batch fails." + small
+        return f"Of the batch, {counted(samples)} {verb} to blame{_cells_to_blame(trace)}.{tail}"
+    return "No single sample stands out: the whole batch fails." + tail
+
+
+def _batches(trace: Trace) -> int:
+    return len(set(trace.table("batch")["batch"].tolist()))
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _cells_to_blame(trace: Trace) -> str:
+    """Return the guilty cells as the end of a sentence; empty where it is no cell."""
+    rows = trace.table("culprits")
+    cells = rows.where(rows["array"] != "")
+    if not len(cells):
+        return ""
+    shown = ", ".join(
+        quoted(f"{row['array']}[{row['index'].replace(',', ', ')}] = {row['value']:.6g}")
+        for row in _first(cells, MAX_NAMED)
+    )
+    more = f" and {len(cells) - MAX_NAMED} more" if len(cells) > MAX_NAMED else ""
+    return f": cell{'s' * (len(cells) > 1)} {shown}{more}"
+
+
+def _minimal_sentence(trace: Trace) -> str:
+    minimal = trace.context.get("minimal_batch") or {}
+    kept = [int(sample) for sample in minimal.get("samples") or ()]
+    if not kept:
+        return ""
+    fails = "still fails" if len(kept) == 1 else "still fail"
+    how = f"{fails} alone" if minimal.get("verified") else "is the smallest part kept"
+    if int(minimal.get("copy", -1)) >= 0:
+        how = f"{fails} among copies of sample {minimal['copy']}, for the model needs its size"
+    count = int(minimal.get("replays") or 0)
+    replays = f" ({number(count)} replay{'s' * (count > 1)})" if count else ""
+    return f" The part of the batch in `minimal_batch.npz` ({counted(kept)}) {how}{replays}."
 
 
 def counted(samples: Sequence[int], most: int = 8) -> str:

@@ -1,5 +1,6 @@
 """Which causes does the doctor know? One per file; each says what it looks like in a trace."""
 
+from divergence_doctor.rules._culprits import settled
 from divergence_doctor.rules._rule import (
     Evidence,
     Example,
@@ -11,4 +12,14 @@ from divergence_doctor.rules._rule import (
     all_rules,
 )
 
-__all__ = ["Evidence", "Example", "Finding", "Proof", "Rule", "Site", "Verdict", "all_rules"]
+__all__ = [
+    "Evidence",
+    "Example",
+    "Finding",
+    "Proof",
+    "Rule",
+    "Site",
+    "Verdict",
+    "all_rules",
+    "settled",
+]

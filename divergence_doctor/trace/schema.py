@@ -429,6 +429,42 @@ TABLES: Final[dict[str, TableSpec]] = {
             ),
         ),
         TableSpec(
+            "subsets",
+            "one run on a part of the failing step's batch, in search of the samples to blame",
+            (
+                Column("batch", "int", "index of the batch in the given sequence"),
+                Column("order", "int", "place in the order of the search, from 0"),
+                Column("samples", "str", "samples that were kept, as a JSON list"),
+                Column(
+                    "copy",
+                    "int",
+                    "sample whose copies stood in place of the others; -1 where they were left out",
+                ),
+                Column(
+                    "outcome", "str", "finite, same-failure, other-failure or refused by the model"
+                ),
+                Column("detail", "str", "what was seen, or why the model refused it"),
+                Column("seconds", "float", "wall time; 0 where an earlier trial had told", "s"),
+            ),
+        ),
+        TableSpec(
+            "culprits",
+            "one sample whose removal mends the step, or one cell of it whose replacement does",
+            (
+                Column("batch", "int", "index of the batch in the given sequence"),
+                Column("sample", "int", "index along the first axis"),
+                Column("array", "str", "name of the cell's array; empty for the whole sample"),
+                Column("index", "str", "full index of the cell, e.g. 3,0,17; empty for a sample"),
+                Column("value", "float", "the cell's value"),
+                Column(
+                    "evidence",
+                    "str",
+                    "left-out or copied-over for a sample; non-finite, out-of-range, fed-to-op, "
+                    "outlier or halving for a cell",
+                ),
+            ),
+        ),
+        TableSpec(
             "trials",
             "one intervention: the same steps with one thing changed",
             (

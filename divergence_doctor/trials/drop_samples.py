@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
-
-import numpy as np
 
 from divergence_doctor.trials._trial import Outcome, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from divergence_doctor.batches import Batch
     from divergence_doctor.replay.bench import Bench
 
 
 @final
 class DropSamples(Trial):
-    """Takes rows out of every array of the batch: ``{"samples": [3, 17]}``."""
+    """Takes rows out of every array of the failing step's batch: ``{"samples": [3, 17]}``."""
 
     name: ClassVar[str] = "drop-samples"
     breadth: ClassVar[int] = 1
@@ -29,27 +25,9 @@ class DropSamples(Trial):
         shown = ", ".join(str(sample) for sample in samples[:8]) + (
             ", …" if len(samples) > 8 else ""
         )
-        changed = f"sample{'s' * (len(samples) > 1)} {shown} left out"
-        if any(len(samples) >= batch.samples for batch in bench.batches):
+        of = f" of batch {bench.subsets.number}" if len(bench.batches) > 1 else ""
+        changed = f"sample{'s' * (len(samples) > 1)} {shown}{of} left out"
+        kept = [row for row in range(bench.subsets.batch.samples) if row not in set(samples)]
+        if not kept:
             return Outcome.not_run(changed, "no sample would be left")
-        batches = tuple(without(batch, samples) for batch in bench.batches)
-        return Outcome.of(changed, bench.run(batches=batches))
-
-
-def without(batch: Batch, samples: list[int]) -> Batch:
-    """Return the batch without some rows."""
-    keep = np.setdiff1d(np.arange(batch.samples), samples)
-    return only(batch, keep.tolist())
-
-
-def only(batch: Batch, samples: list[int]) -> Batch:
-    """Return the batch with nothing but some rows."""
-    count = batch.samples
-    rows = np.asarray(samples, dtype=np.intp)
-    return replace(
-        batch,
-        arrays={
-            name: array[rows] if array.ndim and len(array) == count else array
-            for name, array in batch.arrays.items()
-        },
-    )
+        return Outcome.of(changed, bench.subsets.run(kept))

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from divergence_doctor.batches import Batch
+from divergence_doctor.replay.subset import only, without
 from divergence_doctor.rules import Proof
 from divergence_doctor.trace import TraceBuilder
 from divergence_doctor.trials import all_trials, prove
-from divergence_doctor.trials.drop_samples import only, without
 from divergence_doctor.trials.lower_rate import _rises
 from divergence_doctor.trials.replace_values import fill, mend
 from divergence_doctor.trials.rescale_weights import shrink
