@@ -208,6 +208,8 @@ class Comparison:
         self._seed = seed
         self._reference = builder.rows("steps")
         self._tolerance = tolerance([str(row["dtype"]) for row in builder.rows("activations")])
+        #: What one rounding makes of the loss and of each update, where it had to be measured.
+        self._rounding: dict[str, float] = {}
         drawn = bool(ops & _STATEFUL)
         if self.function.mode == "xla":
             drawn |= any(kind.startswith(_STATELESS) for kind in ops)
@@ -235,7 +237,7 @@ class Comparison:
             try:
                 steps, differences = self._steps(AS_TRAINED)
                 if differences[0].kind == "value":
-                    self._tolerance = max(self._tolerance, _MARGIN * self._amplified())
+                    self._measure_rounding()
                     steps, differences = self._steps(AS_TRAINED)
                 at = next((i for i, found in enumerate(differences) if found.kind), None)
                 parting = Parting()
@@ -279,7 +281,7 @@ class Comparison:
             batches=self._batches,
             builder=self._builder,
             step=number,
-            tolerance=self._tolerance if self.comparable and number == 0 else math.inf,
+            tolerance=self._allowed() if self.comparable and number == 0 else math.inf,
         )
 
     def _start(self) -> None:
@@ -324,13 +326,27 @@ class Comparison:
 
     def _compare_numbers(self, step: Step, row: dict[str, Any]) -> Difference:
         """Compare the loss, and the length of every variable's update, of the first step."""
-        return self._numbers_apart(step, row, least=self._tolerance)
+        apart = self._numbers_apart(step, row)
+        over = {name: size / self._allowed(name) for name, size in apart.items()}
+        worst = max(over, key=lambda name: over[name], default="")
+        if not over.get(worst, 0.0) > 1.0:
+            return Difference()
+        return Difference("value", apart[worst], worst)
 
-    def _amplified(self) -> float:
-        """Return what one rounding of every weight makes of the reference's first step.
+    def _allowed(self, name: str = "") -> float:
+        """Return the relative difference that rounding may make of the loss, or of an update."""
+        measured = self._rounding.get(name, 0.0)
+        if self._rounding.get("", 0.0) > self._tolerance:
+            # Where the loss itself is amplified, no gradient of it is steadier than the worst.
+            measured = max(self._rounding.values())
+        return max(self._tolerance, _MARGIN * measured)
 
-        It is the network's condition, measured: depth and recurrence may amplify rounding to any
-        size, and no difference below that is one of the executions.
+    def _measure_rounding(self) -> None:
+        """Measure what one rounding of every weight makes of the reference's first step.
+
+        It is the network's condition: depth and recurrence may amplify rounding to any size, and
+        where a gradient is nothing but rounding (a bias before a normalisation) Adam makes a whole
+        step of it. No difference below that is one of the executions.
         """
         import ml_dtypes
 
@@ -344,43 +360,33 @@ class Comparison:
             starts[held.path] = (value * (1 + signs)).astype(value.dtype)
             held.variable.assign(starts[held.path])
         step = run_one(self._model, self.function, tensors(self._batches[0]), REFERENCE)
+        self._rounding = self._numbers_apart(step, self._reference[0], starts)
         if step.failure:
-            return math.inf
-        return self._numbers_apart(step, self._reference[0], least=0.0, starts=starts).size
+            self._rounding = dict.fromkeys(["", *starts], math.inf)
 
     def _numbers_apart(
-        self,
-        step: Step,
-        row: dict[str, Any],
-        *,
-        least: float,
-        starts: dict[str, Any] | None = None,
-    ) -> Difference:
-        """Return the largest difference above ``least``.
+        self, step: Step, row: dict[str, Any], starts: dict[str, Any] | None = None
+    ) -> dict[str, float]:
+        """Return the relative differences of the loss (under the empty name) and of each update.
 
         Args:
             step: the step, run just now.
             row: the reference's row of it.
-            least: relative difference up to which numbers count as the same.
             starts: what the variables held before it; as in the snapshot by default.
         """
-        worst = Difference()
+        apart: dict[str, float] = {}
         if step.measured:
             terms = [abs(t["value"]) for t in self._builder.rows("losses") if t["step"] == 0]
             scale = max([abs(row["loss"]), abs(step.loss), *filter(math.isfinite, terms)])
-            size = abs(row["loss"] - step.loss) / scale if scale > 0 else 0.0
-            if size > least:
-                worst = Difference("value", size)
+            apart[""] = abs(row["loss"] - step.loss) / scale if scale > 0 else 0.0
         updates = {u["variable"]: u for u in self._builder.rows("updates") if u["step"] == 0}
         for held in model_variables(self._model):
             update, before = updates.get(held.path), self._snapshot.value(held.variable)
             before = before if starts is None else starts.get(held.path)
-            if update is None or before is None:
-                continue
-            size = self._update_differs(update, np.asarray(held.variable.value), before)
-            if size > least and not size <= worst.size:
-                worst = Difference("value", size, held.path)
-        return worst
+            if update is not None and before is not None:
+                after = np.asarray(held.variable.value)
+                apart[held.path] = self._update_differs(update, after, before)
+        return apart
 
     def _update_differs(self, update: dict[str, Any], after: Any, before: Any) -> float:
         """Return the relative difference of two updates' lengths, less what storing them rounds."""
@@ -429,7 +435,7 @@ class Comparison:
             raised_type=step.ran.raised_type,
             differs=found.kind,
             difference=found.size,
-            tolerance=self._tolerance,
+            tolerance=self._allowed(found.variable if found.kind == "value" else ""),
             comparable=self.comparable,
             variable=found.variable or step.bad_variable,
             layer=place.layer,

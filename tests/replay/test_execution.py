@@ -180,6 +180,20 @@ def test_a_network_that_amplifies_rounding_is_no_mismatch(keras, compared):
     assert row["tolerance"] > 1e-2
 
 
+def test_an_update_of_nothing_but_rounding_does_not_blind_the_comparison_of_the_rest(
+    keras, compared
+):
+    model = keras.Sequential(
+        [keras.layers.Input((4,)), keras.layers.Dense(6, name="before"),
+         keras.layers.BatchNormalization(), keras.layers.Dense(1)]
+    )  # fmt: skip
+    # The gradient of the bias before a normalisation is zero; Adam steps along its rounding.
+    model.compile("adam", "mse", jit_compile=True)
+    row = trained(compared(model, x=X * 100, y=Y))
+    assert row["differs"] == ""
+    assert row["tolerance"] < 1e-2
+
+
 # ---------------------------------------------------------------------- they part
 
 
