@@ -66,6 +66,20 @@ def patched(owner: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]
             setattr(owner, name, original)
 
 
+@contextmanager
+def own_attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Give one object an attribute of its own for a while, past what Keras tracks."""
+    before = vars(owner).get(name)
+    vars(owner)[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del vars(owner)[name]
+        else:
+            vars(owner)[name] = before
+
+
 def layer_class() -> type:
     """Return the class whose ``__call__`` every layer, nested model and cell passes through."""
     from keras.src.layers.layer import Layer
@@ -151,6 +165,33 @@ def set_keras_mask(tensor: Any, mask: Any) -> None:
     from keras.src import backend
 
     backend.set_keras_mask(tensor, mask)
+
+
+def keras_logits(tensor: Any) -> Any:
+    """Return the logits that Keras keeps on a softmax's or sigmoid's output, or None.
+
+    Its cross-entropies read them in place of the probabilities.
+    """
+    return getattr(tensor, "_keras_logits", None)
+
+
+def set_keras_logits(tensor: Any, logits: Any) -> None:
+    """Put logits on a tensor the way Keras does."""
+    tensor._keras_logits = logits  # noqa: SLF001 - the seam
+
+
+def rnn_module() -> Any:
+    """Return the module through which every recurrent layer calls ``rnn``, the loop over time."""
+    from keras.src import backend
+
+    return backend
+
+
+def time_distributed_class() -> type:
+    """Return the wrapper that calls a layer's ``call`` once per time step."""
+    import keras
+
+    return keras.layers.TimeDistributed  # type: ignore[no-any-return]
 
 
 def before_autograph(file: str, line: int) -> tuple[str, int] | None:

@@ -30,6 +30,17 @@ if TYPE_CHECKING:
 _READS = frozenset({"ReadVariableOp", "ResourceGather", "ResourceGatherNd"})
 #: Ops that write a variable: what they write is state from then on.
 _WRITES = frozenset({"AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp"})
+#: Ops that read the shape of a tensor and none of its values.
+_SHAPES = frozenset({"Shape", "Rank", "Size", "ZerosLike", "OnesLike"})
+#: Ops whose gradient is computed from their output: a second derivative reads it once more. The
+#: tape hands their output to the gradient function, which tells them apart without doubt.
+_READ_BY_DERIVATIVE = frozenset(
+    {
+        *("Elu", "Exp", "Expm1", "Inv", "Max", "MaxPool", "MaxPool3D", "Min", "Pow", "Reciprocal"),
+        *("Relu", "Relu6", "Rsqrt", "Selu", "Sigmoid", "Softmax", "LogSoftmax", "Sqrt", "Tanh"),
+        *("Cholesky", "MatrixInverse", "SelfAdjointEigV2", "Qr", "Svd"),
+    }
+)
 #: Ops that divide, with the place of the denominator.
 _DIVIDES = {"RealDiv": 1, "Div": 1, "DivNoNan": 1, "Xdivy": 1}
 #: Guards that people write below the line, 1e-6 and less, and a quotient that no such guard is
@@ -44,11 +55,12 @@ _SAMPLES = 256
 
 @dataclass(slots=True)
 class Place:
-    """Where in the model an op ran: one call of one layer."""
+    """Where in the model an op ran: one call of one layer, at one time step if it walks in time."""
 
     layer: str = ""
     layer_class: str = ""
     call: int = -1
+    time: int = -1
 
 
 #: The user's file and line that ran an op, or None.
@@ -144,6 +156,7 @@ class OpStream:
         self._floating = _floating_dtypes()
         self._readers: dict[tuple[str, int], list[int]] = {}
         self._differentiated: set[int] = set()
+        self._awaited: dict[tuple[int, int], Callable[[Any], None]] = {}
         self._written: dict[int, int] = {}
         self._twins: dict[int, int] = {}
         self._ours = False
@@ -204,6 +217,8 @@ class OpStream:
             kind = op_name.decode() if isinstance(op_name, bytes) else str(op_name)
             before, events = self._derivative, len(self.events)
             self._derivative = self._forward_op(kind, _tensors(inputs), _tensors(outputs))
+            if self._awaited:
+                self._hand_over(_tensors(grads))
             try:
                 result = original(op_name, attrs, count, inputs, outputs, grads, *rest)
             finally:
@@ -265,6 +280,28 @@ class OpStream:
         if old in self.taints:
             self.taints[new] = self.taints[old]
         self._samples.same(old, new)
+
+    def is_read(self, key: int) -> bool:
+        """Say whether an op has read a tensor's values, or the derivative of its own op will."""
+        made = self.output_of(key)
+        return made is not None and (
+            self.ops[made[0]].op_type in _READ_BY_DERIVATIVE
+            or any(
+                key in op.inputs and op.op_type not in _SHAPES for op in self.ops[made[0] + 1 :]
+            )
+        )
+
+    def await_gradient(self, key: int, tell: Callable[[Any], None]) -> None:
+        """Have the gradient of a tensor told, once the op that made it is differentiated."""
+        made = self.output_of(key)
+        if made is not None:
+            self._awaited[made] = tell
+
+    def _hand_over(self, grads: list[Any]) -> None:
+        for position, gradient in enumerate(grads):
+            tell = self._awaited.get((self._derivative, position))
+            if tell is not None and gradient is not None:
+                tell(gradient)
 
     def reach(self, tensors: Iterable[Any], sink: str) -> None:
         """Mark every event that led to these tensors (loss, gradient or state) as mattering."""
@@ -393,6 +430,7 @@ class OpStream:
                     "layer": forward.place.layer,
                     "layer_class": forward.place.layer_class,
                     "call": forward.place.call,
+                    "time": forward.place.time,
                     "source": spell(*forward.line) if forward.line else "",
                     "nan": event.counts[0],
                     "posinf": event.counts[1],
