@@ -287,6 +287,7 @@ def _facts(request: Request, opened: Any, batches: tuple[Batch, ...], fed: Any) 
             "arrays": arrays,
             "input_structure": fed.structure,
             "names": list(fed.names),
+            "sparse": list(fed.sparse),
         },
     }
 

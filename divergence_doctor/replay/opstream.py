@@ -234,11 +234,13 @@ class OpStream:
 
     # ------------------------------------------------------------------ what the watch calls
 
-    def name_leaf(self, tensor: Any, origin: str, name: str) -> None:
+    def name_leaf(
+        self, tensor: Any, origin: str, name: str, *, by_sample: bool = True
+    ) -> None:
         """Tell the stream what a tensor that no op made is: an array of the batch."""
         key = identity(tensor)
         self._names[key] = (origin, name)
-        self._samples.add(key)
+        self._samples.add(key, by_sample=by_sample)
         if tensor.dtype in self._floating and not all_finite(view(tensor)):
             self.taints[key] = Taint(origin, name, nan=_has_nan(view(tensor)))
 

@@ -64,6 +64,7 @@ def model_variables(model: Any) -> list[Held]:
         own = [
             *getattr(layer, "_trainable_variables", ()),
             *getattr(layer, "_non_trainable_variables", ()),
+            *_untracked(layer),
         ]
         for variable in own:
             if id(variable) in seen or not _is_floating(variable):
@@ -109,6 +110,14 @@ def _layers(model: Any) -> Iterator[Any]:
         stack.extend(reversed(list(getattr(layer, "_layers", ()))))
 
 
+def _untracked(layer: Any) -> list[Any]:
+    """Return variables that a layer keeps past Keras' own list: the states of a stateful RNN."""
+    import keras
+
+    states = keras.tree.flatten(getattr(layer, "states", None))
+    return [state for state in states if isinstance(state, keras.Variable)]
+
+
 def _is_floating(variable: Any) -> bool:
     return "float" in str(variable.dtype)
 
@@ -116,7 +125,7 @@ def _is_floating(variable: Any) -> bool:
 def build_optimizer(model: Any) -> None:
     """Create the slots of the compiled optimizer, as ``fit`` does before its first step."""
     optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None and not optimizer.built:
+    if optimizer is not None and not optimizer.built and model.trainable_variables:
         optimizer.build(model.trainable_variables)
 
 
@@ -144,7 +153,11 @@ class Snapshot:
 
     def _variables(self) -> list[Any]:
         optimizers = optimizers_of(self._model)
-        found = [*self._model.variables, *(v for o in optimizers for v in o.variables)]
+        found = [
+            *self._model.variables,
+            *(v for layer in _layers(self._model) for v in _untracked(layer)),
+            *(v for o in optimizers for v in o.variables),
+        ]
         return [
             variable for variable in {id(v): v for v in found}.values() if _has_numbers(variable)
         ]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 
 from divergence_doctor._clean import clean
+from divergence_doctor._rows import VALUES
 from divergence_doctor.replay import _seams as seams
 from divergence_doctor.replay.clock import Clock
 from divergence_doctor.replay.opstream import OpStream, Place
@@ -86,9 +87,12 @@ class StepWatch:
 
     def see_leaf(self, name: str, tensor: Any) -> None:
         """Tell the watch of one array of the batch, before the step."""
+        whole, tensor = tensor, _values(tensor)
         if not seams.has_values(tensor):
             return
-        self.stream.name_leaf(tensor, "batch", name)
+        if hasattr(whole, "row_splits"):
+            name += VALUES
+        self.stream.name_leaf(tensor, "batch", name, by_sample=tensor is whole)
         if _is_floating(tensor) and name.partition("/")[0] not in {"y", "sample_weight"}:
             self.builder.add(
                 "activations", step=self.step, order=-1, layer="", layer_class="Input", call=0,

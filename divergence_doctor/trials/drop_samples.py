@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 
+from divergence_doctor import _rows
 from divergence_doctor.trials._trial import Outcome, Trial
 
 if TYPE_CHECKING:
@@ -44,12 +45,4 @@ def without(batch: Batch, samples: list[int]) -> Batch:
 
 def only(batch: Batch, samples: list[int]) -> Batch:
     """Return the batch with nothing but some rows."""
-    count = batch.samples
-    rows = np.asarray(samples, dtype=np.intp)
-    return replace(
-        batch,
-        arrays={
-            name: array[rows] if array.ndim and len(array) == count else array
-            for name, array in batch.arrays.items()
-        },
-    )
+    return replace(batch, arrays=_rows.pick(batch.arrays, samples, batch.samples))
