@@ -167,6 +167,12 @@ def set_keras_mask(tensor: Any, mask: Any) -> None:
     backend.set_keras_mask(tensor, mask)
 
 
+def compiled_losses(model: Any) -> list[tuple[str, Any]]:
+    """Return (name of the output, loss object) of every compiled loss, once the first step ran."""
+    compiled = getattr(model, "_compile_loss", None)
+    return [(str(entry.name), entry.loss) for entry in getattr(compiled, "_flat_losses", None) or ()]
+
+
 def keras_logits(tensor: Any) -> Any:
     """Return the logits that Keras keeps on a softmax's or sigmoid's output, or None.
 

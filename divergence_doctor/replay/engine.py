@@ -190,6 +190,7 @@ class Engine:
         with watch.watching():
             ran = run_step(self.model, data)
         seconds = time.perf_counter() - start
+        watch.see_logs(ran.logs)
         if ran.raised_op == "CheckNumerics":
             watch.stream.reach_everything("loss")
         after = self._weights_after(step, variables, before, watch)

@@ -202,7 +202,7 @@ class OpStream:
         if bad:
             self._bad_op(index, kind, inputs, outputs, bad)
         elif kind in _WRITES or kind.startswith("Resource"):
-            self._write(index, ins)
+            self._write(index, kind, ins)
         elif self.taints:
             self._carry_through_variants(ins, outputs)
         if kind in _DIVIDES and not bad and self._derivative < 0:
@@ -357,7 +357,7 @@ class OpStream:
         """
         self._reach(self._bad_writes, "state")
         mattered = [event for event in self.events if event.reaches]
-        mattered = [event for event in mattered if event.reaches == "loss"] or mattered
+        mattered = self._led_to_loss() or mattered
         roots = [
             event
             for event in mattered
@@ -370,6 +370,18 @@ class OpStream:
             shown = self._shown_by(chosen)
             chosen.rows = self._rows_that_mattered(shown) if shown is not None else None
         return chosen
+
+    def _led_to_loss(self) -> list[Event]:
+        """Return the events that made a loss bad, also by way of an update before that loss."""
+        stack = [number for number, event in enumerate(self.events) if event.reaches == "loss"]
+        found: set[int] = set()
+        while stack:
+            number = stack.pop()
+            if number not in found:
+                found.add(number)
+                fed = [taint.event for taint in self._fed_by(self.events[number])]
+                stack += [one for one in fed if one >= 0]
+        return [self.events[number] for number in sorted(found)]
 
     def _shown_by(self, chosen: Event) -> Event | None:
         """Return the event that tells an event's samples: itself, or one that it led to.
@@ -634,15 +646,19 @@ class OpStream:
             for op in self.ops
         ]
 
-    def _write(self, index: int, ins: tuple[int, ...]) -> None:
-        if not ins or ins[0] not in self._handles:
+    def _write(self, index: int, kind: str, ins: tuple[int, ...]) -> None:
+        if not ins:
             return
-        self._written[ins[0]] = index
         bad = [key for key in ins[1:] if key in self.taints]
-        self._bad_writes += bad
-        # What reads the variable from now on reads what was written, and did not make it.
+        # What reads the variable from now on reads what was written, and did not make it. That
+        # holds for slots as well that an optimizer makes in the midst of the step.
         if bad:
             self.taints[ins[0]] = self.taints[bad[0]]
+        elif kind == "AssignVariableOp":
+            self.taints.pop(ins[0], None)
+        if ins[0] in self._handles:
+            self._written[ins[0]] = index
+            self._bad_writes += bad
 
     def _has_parent(self, event: Event) -> bool:
         return any(self.taints[key].event >= 0 for key in event.bad_inputs if key in self.taints)

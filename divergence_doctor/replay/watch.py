@@ -83,6 +83,7 @@ class StepWatch:
         #: The places that share a tap, by the identity of the tensor that came out of it.
         self._taps: dict[int, list[Place]] = {}
         self._loss_names: list[str] = []
+        self._loss_calls: dict[int, int] = {}
         self._progress = progress
 
     def see_leaf(self, name: str, tensor: Any) -> None:
@@ -301,7 +302,7 @@ class StepWatch:
         watch = self
 
         def call(loss: Any, *args: Any, **kwargs: Any) -> Any:
-            watch._loss_names.append(clean(str(getattr(loss, "name", type(loss).__name__))))
+            watch._loss_names.append(watch._term(loss))
             try:
                 with watch._loss_phase():
                     value = original(loss, *args, **kwargs)
@@ -311,6 +312,29 @@ class StepWatch:
             return value
 
         return call
+
+    def _term(self, loss: Any) -> str:
+        """Return what a loss is called: with its output in front where there are several."""
+        own = str(getattr(loss, "name", type(loss).__name__))
+        compiled = seams.compiled_losses(self.model)
+        outputs = [output for output, other in compiled if other is loss]
+        if len(compiled) < 2 or not outputs:
+            return clean(own)
+        # One loss object may judge several outputs, in their order.
+        number = self._loss_calls.get(id(loss), 0)
+        self._loss_calls[id(loss)] = number + 1
+        return clean(f"{outputs[number % len(outputs)]}/{own}")
+
+    def see_logs(self, logs: Any) -> None:
+        """Take in what a step of the user's own reports: the terms of its loss, by its names."""
+        import keras
+
+        if type(self.model).train_step is keras.Model.train_step or not isinstance(logs, dict):
+            return
+        for name, value in logs.items():
+            number = np.asarray(value)
+            if name != "loss" and number.dtype.kind == "f" and number.size == 1:
+                self._add_loss(f"log/{clean(str(name))}", value)
 
     def _reduce_values(self, original: Callable[..., Any]) -> Callable[..., Any]:
         watch = self
@@ -328,7 +352,8 @@ class StepWatch:
         def aggregate(model: Any, loss: Any) -> Any:
             value = original(model, loss)
             names = watch._additional_names(model)
-            name = names[len(seen)] if len(seen) < len(names) else f"additional/{len(seen)}"
+            # A step of the user's own may compute its loss more than once.
+            name = names[len(seen) % len(names)] if names else f"additional/{len(seen)}"
             seen.append(None)
             watch._add_loss(name, value)
             return value

@@ -75,6 +75,7 @@ def wgan_gp(keras):
             )
             self.critic.build((None, 4))
             self.generator.build((None, 3))
+            self.epsilon = 1e-12
             self.built = True
 
         def compile(self, critic_optimizer, generator_optimizer):
@@ -91,7 +92,7 @@ def wgan_gp(keras):
                 tape.watch(middle)
                 score = self.critic(middle, training=True)
             slope = tape.gradient(score, [middle])[0]
-            norm = tf.sqrt(tf.reduce_sum(tf.square(slope), axis=1) + 1e-12)
+            norm = tf.sqrt(tf.reduce_sum(tf.square(slope), axis=1) + self.epsilon)
             return tf.reduce_mean((norm - 1.0) ** 2)
 
         def train_step(self, real):
