@@ -50,7 +50,9 @@ def fault(values: NDArray[Any], splits: NDArray[Any]) -> str:
 def count(name: str, array: NDArray[Any], arrays: Mapping[str, NDArray[Any]]) -> int:
     """Return how many samples an array holds; 0 for a single number."""
     splits = splits_of(name, arrays)
-    if splits is not None or (name.endswith(SPLITS) and name.removesuffix(SPLITS) in ragged(arrays)):
+    if splits is not None or (
+        name.endswith(SPLITS) and name.removesuffix(SPLITS) in ragged(arrays)
+    ):
         return max(len(array if splits is None else splits) - 1, 0)
     return len(array) if array.ndim else 0
 

@@ -597,10 +597,11 @@ class _PerSample:
         runs = [values[start:end].reshape(1, -1) for start, end in pairwise(splits.tolist())]
         each = [cls.of(run) for run in runs] or [cls.of(values.reshape(0, 1))]
         return cls(
-            *(
-                np.concatenate([getattr(one, column) for one in each])
-                for column in ("nonfinite", "zero", "low", "high", "integral")
-            ),
+            nonfinite=np.concatenate([one.nonfinite for one in each]),
+            zero=np.concatenate([one.zero for one in each]),
+            low=np.concatenate([one.low for one in each]),
+            high=np.concatenate([one.high for one in each]),
+            integral=np.concatenate([one.integral for one in each]),
             size=np.asarray([run.size for run in runs], dtype=np.int64),
         )
 

@@ -120,10 +120,11 @@ def examine(
         import tensorflow  # noqa: F401, ICN001 - its import is what is timed here
 
         from divergence_doctor.checkpoints import open_checkpoint
-        from divergence_doctor.replay import Engine, Snapshot, match
+        from divergence_doctor.replay import Engine, Snapshot, check_supported, match
     with _timed(timings, "open"):
         progress(-1, "opening the checkpoint", "")
         opened = open_checkpoint(Path(request.checkpoint), request.options())
+        check_supported(opened.model)
         progress(-1, "reading the batch", "")
         batches = read_batches([Path(path) for path in request.batches])
         fed = [_matched(match, batch, opened.model) for batch in batches]

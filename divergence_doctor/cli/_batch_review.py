@@ -369,9 +369,7 @@ def _of_all(batch: Batch, arrays: Sequence[_Array]) -> Iterator[Remark]:
         if array.values.ndim
     }
     for name in batch.ragged:
-        why = _rows.fault(
-            batch.arrays[name + _rows.VALUES], batch.arrays[name + _rows.SPLITS]
-        )
+        why = _rows.fault(batch.arrays[name + _rows.VALUES], batch.arrays[name + _rows.SPLITS])
         if why:
             yield Remark(
                 "problem",

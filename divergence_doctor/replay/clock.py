@@ -50,9 +50,7 @@ class Clock:
         finally:
             self.now = before
 
-    def _counted(
-        self, function: Callable[..., Any], times: Iterator[int]
-    ) -> Callable[..., Any]:
+    def _counted(self, function: Callable[..., Any], times: Iterator[int]) -> Callable[..., Any]:
         def step(*args: Any, **kwargs: Any) -> Any:
             with self._at(next(times, NO_TIME)):
                 return function(*args, **kwargs)
@@ -70,9 +68,7 @@ class Clock:
         def call(wrapper: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             layer, function = wrapper.layer, wrapper.layer.call
             inner = self._as_call(lambda _layer, *a, **k: function(*a, **k))
-            once = self._counted(
-                lambda *a, **k: inner(layer, *a, **k), _times(inputs, unroll=True)
-            )
+            once = self._counted(lambda *a, **k: inner(layer, *a, **k), _times(inputs, unroll=True))
             with seams.own_attribute(layer, "call", once):
                 return original(wrapper, inputs, *args, **kwargs)
 

@@ -26,6 +26,7 @@ from divergence_doctor.replay.state import (
     seed_everything,
     slot_variables,
 )
+from divergence_doctor.replay.support import check_supported
 from divergence_doctor.replay.watch import StepWatch
 from divergence_doctor.stats import summarize
 
@@ -163,6 +164,7 @@ class Engine:
         """
         import tensorflow as tf
 
+        check_supported(self.model)
         eagerly = tf.config.functions_run_eagerly()
         tf.config.run_functions_eagerly(True)  # noqa: FBT003 - TensorFlow's signature
         try:

@@ -234,9 +234,7 @@ class OpStream:
 
     # ------------------------------------------------------------------ what the watch calls
 
-    def name_leaf(
-        self, tensor: Any, origin: str, name: str, *, by_sample: bool = True
-    ) -> None:
+    def name_leaf(self, tensor: Any, origin: str, name: str, *, by_sample: bool = True) -> None:
         """Tell the stream what a tensor that no op made is: an array of the batch."""
         key = identity(tensor)
         self._names[key] = (origin, name)
@@ -288,9 +286,7 @@ class OpStream:
         made = self.output_of(key)
         return made is not None and (
             self.ops[made[0]].op_type in _READ_BY_DERIVATIVE
-            or any(
-                key in op.inputs and op.op_type not in _SHAPES for op in self.ops[made[0] + 1 :]
-            )
+            or any(key in op.inputs and op.op_type not in _SHAPES for op in self.ops[made[0] + 1 :])
         )
 
     def await_gradient(self, key: int, tell: Callable[[Any], None]) -> None:

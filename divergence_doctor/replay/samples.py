@@ -40,7 +40,7 @@ class Samples:
         return key in self._known
 
     def add(self, key: int, *, by_sample: bool = True) -> None:
-        """Take in one array of the batch, whose rows are its samples unless ``by_sample`` is off."""
+        """Take in one array of the batch; its rows are its samples, unless it is told apart."""
         self._known.add(key)
         if not by_sample:
             self._order[key] = None

@@ -123,10 +123,21 @@ def _is_floating(variable: Any) -> bool:
 
 
 def build_optimizer(model: Any) -> None:
-    """Create the slots of the compiled optimizer, as ``fit`` does before its first step."""
+    """Create the slots of the compiled optimizer, as ``fit`` does before its first step.
+
+    Where a layer makes its weights only when it is first called, the first update creates them.
+    """
     optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None and not optimizer.built and model.trainable_variables:
+    if optimizer is None or optimizer.built or not model.trainable_variables:
+        return
+    if not any(_is_yet_to_build(layer) for layer in _layers(model)):
         optimizer.build(model.trainable_variables)
+
+
+def _is_yet_to_build(layer: Any) -> bool:
+    import keras
+
+    return not layer.built and type(layer).build is not keras.layers.Layer.build
 
 
 @final

@@ -1,4 +1,4 @@
-"""The same step twice, watched and plain: what each tape, layer and variable came to, to the bit."""
+"""The same step twice, watched and plain: what tapes, layers and variables came to, to the bit."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _state(model: Any) -> dict[str, bytes]:
 
 
 @contextmanager
-def _recording(model: Any, seen: Seen) -> Iterator[None]:
+def _recording(model: Any, seen: Seen) -> Iterator[None]:  # noqa: C901 - three small hooks
     import tensorflow as tf
 
     from divergence_doctor.replay.state import layer_path

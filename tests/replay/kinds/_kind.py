@@ -52,7 +52,9 @@ def classes(count: int, below: int, seed: int = 0) -> Any:
     return np.random.default_rng(seed).integers(0, below, size=count)
 
 
-def chain(keras: Any, *layers: Any, loss: Any = "mse", optimizer: Any = "sgd", **options: Any) -> Any:
+def chain(
+    keras: Any, *layers: Any, loss: Any = "mse", optimizer: Any = "sgd", **options: Any
+) -> Any:
     """Return a compiled Sequential model."""
     model = keras.Sequential(list(layers), name="model")
     model.compile(optimizer, loss, **options)

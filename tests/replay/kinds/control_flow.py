@@ -13,7 +13,7 @@ def _with(name, make, **arrays):
         function = make(tf)
 
         class Own(keras.layers.Layer):
-            def build(self, shape):
+            def build(self, _):
                 self.scale = self.add_weight(shape=(3,), initializer="ones", name="scale")
 
             def call(self, x):
@@ -49,20 +49,24 @@ def _custom_gradient(tf):
 _with("tf.function with a branch and a loop", _function)
 _with(
     "tf.while_loop",
-    lambda tf: lambda x: tf.while_loop(
-        lambda i, _: i < 3, lambda i, v: (i + 1, tf.tanh(v) * 1.5), (0, x)
-    )[1],
+    lambda tf: (
+        lambda x: tf.while_loop(lambda i, _: i < 3, lambda i, v: (i + 1, tf.tanh(v) * 1.5), (0, x))[
+            1
+        ]
+    ),
 )
 _with(
     "tf.cond and tf.switch_case",
-    lambda tf: lambda x: tf.switch_case(
-        tf.constant(1),
-        [lambda: x, lambda: tf.cond(tf.reduce_mean(x) > 9.0, lambda: x, lambda: tf.exp(x))],
+    lambda tf: (
+        lambda x: tf.switch_case(
+            tf.constant(1),
+            [lambda: x, lambda: tf.cond(tf.reduce_mean(x) > 9.0, lambda: x, lambda: tf.exp(x))],
+        )
     ),
 )
 _with("tf.map_fn", lambda tf: lambda x: tf.map_fn(lambda row: row / (1.0 + tf.norm(row)), x))
 _with("tf.scan", lambda tf: lambda x: tf.scan(lambda a, b: 0.5 * a + b, x))
-_with("tf.vectorized_map", lambda tf: lambda x: tf.vectorized_map(lambda row: tf.sin(row), x))
+_with("tf.vectorized_map", lambda tf: lambda x: tf.vectorized_map(lambda row: tf.sin(row) + row, x))
 _with("tf.numpy_function and tf.py_function", lambda tf: lambda x: x + tf.ensure_shape(
     tf.numpy_function(lambda v: v * 0.5, [tf.stop_gradient(x)], tf.float32)
     + tf.py_function(lambda v: v * 0.25, [x], tf.float32),
@@ -72,8 +76,10 @@ _with("a gradient of one's own", _custom_gradient)
 _with("tf.recompute_grad", lambda tf: tf.recompute_grad(lambda x: tf.sin(x) * tf.exp(x)))
 _with(
     "TensorArray, gather, scatter, sort",
-    lambda tf: lambda x: tf.tensor_scatter_nd_add(
-        tf.gather(tf.sort(x, axis=1), [3, 1, 0, 2]), [[0], [2]], x[:2]
+    lambda tf: (
+        lambda x: tf.tensor_scatter_nd_add(
+            tf.gather(tf.sort(x, axis=1), [3, 1, 0, 2]), [[0], [2]], x[:2]
+        )
     ),
 )
 _with(
@@ -82,8 +88,10 @@ _with(
 )
 _with(
     "matrices",
-    lambda tf: lambda x: tf.linalg.matmul(
-        x, tf.linalg.inv(tf.linalg.matmul(x, x, transpose_a=True) + tf.eye(3))
+    lambda tf: (
+        lambda x: tf.linalg.matmul(
+            x, tf.linalg.inv(tf.linalg.matmul(x, x, transpose_a=True) + tf.eye(3))
+        )
     ),
 )
 

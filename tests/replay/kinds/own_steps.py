@@ -115,9 +115,7 @@ def wgan_gp(keras):
             return {"critic_loss": loss, "generator_loss": made}
 
     model = Gan()
-    model.compile(
-        keras.optimizers.Adam(0.01, beta_1=0.0), keras.optimizers.Adam(0.01, beta_1=0.0)
-    )
+    model.compile(keras.optimizers.Adam(0.01, beta_1=0.0), keras.optimizers.Adam(0.01, beta_1=0.0))
     return model
 
 
@@ -206,7 +204,7 @@ def distilled(keras):
         def call(self, x):
             return self.student(x)
 
-        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        def compute_loss(self, x=None, y=None, y_pred=None, **_):
             hard = keras.losses.sparse_categorical_crossentropy(y, y_pred, from_logits=True)
             soft = keras.losses.kl_divergence(
                 tf.nn.softmax(self.teacher(x, training=False) / 3.0), tf.nn.softmax(y_pred / 3.0)
@@ -235,9 +233,7 @@ def physics(keras):
                 curve = second.gradient(slope, x)
                 loss = tf.reduce_mean((u - y) ** 2) + 0.1 * tf.reduce_mean(curve**2)
             weights = self.trainable_variables
-            self.optimizer.apply_gradients(
-                zip(tape.gradient(loss, weights), weights, strict=True)
-            )
+            self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
             return {"loss": loss}
 
     inputs = keras.layers.Input((2,))
