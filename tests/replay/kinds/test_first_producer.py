@@ -30,6 +30,9 @@ def log_layer(keras, name="log"):
         def call(self, x):
             return keras.ops.log(x)
 
+        def compute_output_shape(self, shape):
+            return shape
+
     return Log(name=name)
 
 
