@@ -494,17 +494,20 @@ def _flat(value: Any) -> list[Any]:
 
 def _values(tensor: Any) -> Any:
     """Return the values of a sparse or ragged tensor (of an IndexedSlices, its touched rows)."""
-    inner = getattr(tensor, "flat_values", None)
-    if inner is None and not isinstance(tensor, dict):
-        inner = getattr(tensor, "values", None)
-    return tensor if inner is None else inner
+    import tensorflow as tf
+
+    if isinstance(tensor, tf.RaggedTensor):
+        return tensor.flat_values
+    if isinstance(tensor, tf.SparseTensor | tf.IndexedSlices):
+        return tensor.values
+    return tensor
 
 
 def _with_values(tensor: Any, values: Any) -> Any:
     """Return a tensor with other values: a sparse or ragged one keeps its places."""
     import tensorflow as tf
 
-    if values is tensor or _values(tensor) is values:
+    if _values(tensor) is values:
         return tensor
     if isinstance(tensor, tf.RaggedTensor):
         return tensor.with_flat_values(values)

@@ -53,3 +53,8 @@ def test_a_watched_step_equals_a_plain_one_and_every_layer_is_seen(keras, name):
     assert alone.layers <= set(seen.trace.table("activations")["layer"].tolist())
     back = seen.trace.table("gradients")["variable"].tolist()
     assert {name for name in back if name} == {clean(v.path) for v in model.trainable_variables}
+    # Behind the first convolution, the gradient comes back to every layer.
+    forward = list(dict.fromkeys(seen.trace.table("activations")["layer"].tolist()))
+    first = next(layer.name for layer in model.layers if layer.trainable_weights)
+    came_back = set(seen.trace.table("gradients").select(variable="")["layer"].tolist())
+    assert set(forward[forward.index(first) :]) <= came_back

@@ -21,6 +21,11 @@ def test_a_watched_step_equals_a_plain_one_to_the_bit_and_leaves_nothing_out(ker
     rows = seen.trace.table("activations")
     assert alone.layers <= set(rows["layer"].tolist())
     trainable = {variable.path for variable in model.trainable_variables}
-    recorded = set(seen.trace.table("gradients")["variable"].tolist()) - {""}
+    gradients = seen.trace.table("gradients")
+    recorded = set(gradients["variable"].tolist()) - {""}
     assert recorded == (alone.variables & trainable)
     assert recorded
+    # What reached a layer's weights came back through its output.
+    came_back = set(gradients.select(variable="")["layer"].tolist())
+    reached = set(gradients.where(gradients["variable"] != "")["layer"].tolist())
+    assert reached <= came_back
