@@ -20,11 +20,13 @@ import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 
+from divergence_doctor import _rows
 from divergence_doctor._clean import clean
 from divergence_doctor.errors import (
     BatchError,
@@ -97,9 +99,14 @@ class Batch:
     @property
     def samples(self) -> int:
         """Length of the first axis of the inputs (of the first array where no name says input)."""
-        named = [array for name, array in self.arrays.items() if self.role(name) == "x"]
-        first = next(iter(named or self.arrays.values()))
-        return int(first.shape[0]) if first.ndim else 0
+        named = [name for name in self.arrays if self.role(name) == "x"]
+        first = next(iter(named or self.arrays))
+        return _rows.count(first, self.arrays[first], self.arrays)
+
+    @property
+    def ragged(self) -> tuple[str, ...]:
+        """Names of the ragged arrays, which lie in ``NAME/values`` and ``NAME/row_splits``."""
+        return _rows.ragged(self.arrays)
 
 
 def read_batches(paths: Sequence[Path], *, max_bytes: int = MAX_BYTES) -> tuple[Batch, ...]:
@@ -139,14 +146,21 @@ def describe(
         builder: the trace in the making.
         roles: role of each array, where the model has settled names that stand alone.
     """
+    splits_told = {f"{name}{_rows.SPLITS}" for name in batch.ragged}
     for name, array in batch.arrays.items():
+        if name in splits_told:
+            # They say how the values are cut, and are no data themselves.
+            continue
         role = (roles or {}).get(name) or batch.role(name)
+        splits = _rows.splits_of(name, batch.arrays)
+        if splits is not None and _rows.fault(array, splits):
+            splits = None
         key = {"batch": index, "name": name}
         numbers = _numbers(array)
         if numbers is None:
             builder.add("batch", **key, role=role, **_opaque(array))
             continue
-        per_sample = _PerSample.of(numbers)
+        per_sample = _PerSample.of(numbers) if splits is None else _PerSample.cut(numbers, splits)
         builder.add(
             "batch",
             **key,
@@ -160,6 +174,8 @@ def describe(
         for row in per_sample.rows():
             builder.add("samples", **key, role=role, **row)
         for cell in _cells(numbers):
+            if splits is not None:
+                cell["sample"] = int(np.searchsorted(splits, cell["sample"], side="right")) - 1
             builder.add("cells", **key, **cell)
 
 
@@ -175,12 +191,10 @@ def write_batch(path: Path, batch: Batch, samples: Sequence[int]) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    picked = np.asarray(samples, dtype=np.intp)
-    count = batch.samples
+    picked = _rows.pick(batch.arrays, samples, batch.samples)
     try:
         with _replacing(path) as stream, zipfile.ZipFile(stream, "w") as archive:
-            for name, array in batch.arrays.items():
-                sliced = array[picked] if array.ndim and len(array) == count else array
+            for name, sliced in picked.items():
                 # A fixed date: the same samples give the same bytes, and the same hash.
                 member = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
                 with archive.open(member, "w", force_zip64=True) as target:
@@ -569,7 +583,7 @@ class _PerSample:
         second_low: smallest finite value above ``low``; NaN when there is none.
         second_high: largest finite value below ``high``; NaN when there is none.
         integral: every finite value is a whole number.
-        size: elements in one sample.
+        size: elements in one sample, or in each.
     """
 
     nonfinite: NDArray[np.int64]
@@ -579,7 +593,23 @@ class _PerSample:
     second_low: NDArray[np.float64]
     second_high: NDArray[np.float64]
     integral: NDArray[np.bool_]
-    size: int
+    size: int | NDArray[np.int64]
+
+    @classmethod
+    def cut(cls, values: NDArray[Any], splits: NDArray[Any]) -> _PerSample:
+        """Look at the samples of a ragged array."""
+        runs = [values[start:end].reshape(1, -1) for start, end in pairwise(splits.tolist())]
+        each = [cls.of(run) for run in runs] or [cls.of(values.reshape(0, 1))]
+        return cls(
+            nonfinite=np.concatenate([one.nonfinite for one in each]),
+            zero=np.concatenate([one.zero for one in each]),
+            low=np.concatenate([one.low for one in each]),
+            high=np.concatenate([one.high for one in each]),
+            second_low=np.concatenate([one.second_low for one in each]),
+            second_high=np.concatenate([one.second_high for one in each]),
+            integral=np.concatenate([one.integral for one in each]),
+            size=np.asarray([run.size for run in runs], dtype=np.int64),
+        )
 
     @classmethod
     def of(cls, array: NDArray[Any]) -> _PerSample:
@@ -627,7 +657,7 @@ class _PerSample:
                 "sample": int(sample),
                 "nonfinite": int(self.nonfinite[sample]),
                 "zero": int(self.zero[sample]),
-                "size": self.size,
+                "size": int(self.size if isinstance(self.size, int) else self.size[sample]),
                 "min": float(self.low[sample]),
                 "max": float(self.high[sample]),
                 "second_min": float(self.second_low[sample]),

@@ -201,10 +201,11 @@ def _open(
 ) -> tuple[Any, tuple[Batch, ...], list[Any]]:
     """Open the checkpoint and the batches, and return them with the batches as the model wants."""
     from divergence_doctor.checkpoints import open_checkpoint
-    from divergence_doctor.replay import match
+    from divergence_doctor.replay import check_supported, match
 
     progress(-1, "opening the checkpoint", "")
     opened = open_checkpoint(Path(request.checkpoint), request.options())
+    check_supported(opened.model)
     _set_jit(opened, jit=request.jit)
     progress(-1, "reading the batch", "")
     batches = read_batches([Path(path) for path in request.batches])
@@ -452,6 +453,7 @@ def _facts(request: Request, opened: Any, batches: tuple[Batch, ...], fed: Any) 
             "arrays": arrays,
             "input_structure": fed.structure,
             "names": list(fed.names),
+            "sparse": list(fed.sparse),
         },
     }
 

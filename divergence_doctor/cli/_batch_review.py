@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, final
 
 import numpy as np
 
+from divergence_doctor import _rows
 from divergence_doctor.batches import describe
 from divergence_doctor.rules import all_rules
 from divergence_doctor.rules.unscaled_input import UnscaledInput
@@ -362,7 +363,20 @@ def _are_classes(array: _Array) -> bool:
 
 
 def _of_all(batch: Batch, arrays: Sequence[_Array]) -> Iterator[Remark]:
-    lengths = {array.name: len(array.values) for array in arrays if array.values.ndim}
+    lengths = {
+        array.name: _rows.count(array.name, array.values, batch.arrays)
+        for array in arrays
+        if array.values.ndim
+    }
+    for name in batch.ragged:
+        why = _rows.fault(batch.arrays[name + _rows.VALUES], batch.arrays[name + _rows.SPLITS])
+        if why:
+            yield Remark(
+                "problem",
+                name,
+                f"{name}: no ragged array: {why}.",
+                fix="Save the values and the row_splits of one tf.RaggedTensor.",
+            )
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{name} {count:,}" for name, count in lengths.items())
         yield Remark(

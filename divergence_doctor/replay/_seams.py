@@ -6,6 +6,7 @@ of its own (``tests/replay/test_seams.py``) that fails by name when TensorFlow o
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ def op_callback(callback: Callable[..., None]) -> Iterator[None]:
 
 @contextmanager
 def gradient_function(wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
-    """Route the gradient of every op through ``wrap(original)``.
+    """Route the gradient of every op of this thread through ``wrap(original)``.
 
     It gets ``(op_name, attrs, num_inputs, inputs, outputs, out_grads, skip, name_scope)``;
     any of ``inputs``, ``outputs`` and their entries may be None.
@@ -48,19 +49,35 @@ def gradient_function(wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) 
     from tensorflow.python.eager import backprop
 
     original = backprop._gradient_function  # noqa: SLF001 - the seam
-    pywrap_tfe.TFE_Py_RegisterGradientFunction(wrap(original))
+    pywrap_tfe.TFE_Py_RegisterGradientFunction(_on_this_thread(wrap(original), original))
     try:
         yield
     finally:
         pywrap_tfe.TFE_Py_RegisterGradientFunction(original)
 
 
+def _on_this_thread(changed: Callable[..., Any], original: Callable[..., Any]) -> Any:
+    """Return a function that is ``changed`` here and ``original`` on every other thread.
+
+    What is replaced belongs to the whole process: a data loader's thread must not enter the watch.
+    """
+    if changed is original or not callable(original):
+        return changed
+    here = threading.get_ident()
+
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return (changed if threading.get_ident() == here else original)(*args, **kwargs)
+
+    return call
+
+
 @contextmanager
 def patched(owner: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
-    """Replace ``owner.name`` by ``make(original)`` for a while."""
+    """Replace ``owner.name`` by ``make(original)`` for a while, on this thread alone."""
     original = owner.__dict__[name] if name in vars(owner) else getattr(owner, name)
     inherited = name not in vars(owner)
-    setattr(owner, name, make(original))
+    setattr(owner, name, _on_this_thread(make(original), original))
     try:
         yield
     finally:
@@ -68,6 +85,20 @@ def patched(owner: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]
             delattr(owner, name)
         else:
             setattr(owner, name, original)
+
+
+@contextmanager
+def own_attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Give one object an attribute of its own for a while, past what Keras tracks."""
+    before = vars(owner).get(name)
+    vars(owner)[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del vars(owner)[name]
+        else:
+            vars(owner)[name] = before
 
 
 def layer_class() -> type:
@@ -165,6 +196,41 @@ def set_keras_mask(tensor: Any, mask: Any) -> None:
     from keras.src import backend
 
     backend.set_keras_mask(tensor, mask)
+
+
+def compiled_losses(model: Any) -> list[tuple[str, Any]]:
+    """Return (name of the output, loss object) of every compiled loss, once the first step ran."""
+    compiled = getattr(model, "_compile_loss", None)
+    return [
+        (str(entry.name), entry.loss) for entry in getattr(compiled, "_flat_losses", None) or ()
+    ]
+
+
+def keras_logits(tensor: Any) -> Any:
+    """Return the logits that Keras keeps on a softmax's or sigmoid's output, or None.
+
+    Its cross-entropies read them in place of the probabilities.
+    """
+    return getattr(tensor, "_keras_logits", None)
+
+
+def set_keras_logits(tensor: Any, logits: Any) -> None:
+    """Put logits on a tensor the way Keras does."""
+    tensor._keras_logits = logits  # noqa: SLF001 - the seam
+
+
+def rnn_module() -> Any:
+    """Return the module through which every recurrent layer calls ``rnn``, the loop over time."""
+    from keras.src import backend
+
+    return backend
+
+
+def time_distributed_class() -> type:
+    """Return the wrapper that calls a layer's ``call`` once per time step."""
+    import keras
+
+    return keras.layers.TimeDistributed  # type: ignore[no-any-return]
 
 
 def before_autograph(file: str, line: int) -> tuple[str, int] | None:

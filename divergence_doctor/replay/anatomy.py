@@ -46,6 +46,7 @@ def describe_model(model: Any, fed: Fed, builder: TraceBuilder) -> None:
             "name": clean(str(model.name)),
             "own_train_step": type(model).train_step is not keras.Model.train_step,
             "parameters": int(model.count_params()) if model.built else None,
+            "steps_per_execution": int(getattr(model, "steps_per_execution", None) or 1),
         },
     )
 

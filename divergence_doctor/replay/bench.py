@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 
+from divergence_doctor._rows import SPLITS
 from divergence_doctor.errors import UsageError
 from divergence_doctor.replay import _seams as seams
 from divergence_doctor.replay.engine import Ran, run_step
@@ -360,7 +361,13 @@ class Bench:
     def edited(self, change: Callable[[str, Any], Any]) -> tuple[Batch, ...]:
         """Return the batches with ``change(name, array)`` applied to every array."""
         return tuple(
-            replace(batch, arrays={n: change(n, a) for n, a in batch.arrays.items()})
+            replace(
+                batch,
+                arrays={
+                    n: a if n.removesuffix(SPLITS) in batch.ragged else change(n, a)
+                    for n, a in batch.arrays.items()
+                },
+            )
             for batch in self.batches
         )
 

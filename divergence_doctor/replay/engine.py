@@ -26,6 +26,7 @@ from divergence_doctor.replay.state import (
     seed_everything,
     slot_variables,
 )
+from divergence_doctor.replay.support import check_supported
 from divergence_doctor.replay.watch import StepWatch
 from divergence_doctor.stats import all_finite, summarize
 
@@ -176,6 +177,7 @@ class Engine:
         """
         import tensorflow as tf
 
+        check_supported(self.model)
         eagerly = tf.config.functions_run_eagerly()
         tf.config.run_functions_eagerly(True)  # noqa: FBT003 - TensorFlow's signature
         try:
@@ -203,6 +205,7 @@ class Engine:
         with watch.watching():
             ran = run_step(self.model, data)
         seconds = time.perf_counter() - start
+        watch.see_logs(ran.logs)
         if ran.raised_op == "CheckNumerics":
             watch.stream.reach_everything("loss")
         after = self._weights_after(step, variables, before, watch)

@@ -8,12 +8,13 @@ or a NaN is no error here; it is what the doctor diagnoses.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 
 from divergence_doctor._clean import clean
+from divergence_doctor._rows import SPLITS, VALUES, fault
 from divergence_doctor.errors import BatchError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Fed:
         names: the structures of x, y and sample_weight with array names in place of arrays.
         samples: length of the first axis of the inputs.
         overflowed: arrays in which a finite value became Inf in the conversion to floatx.
+        sparse: dense arrays that the model takes as sparse tensors.
     """
 
     x: Any
@@ -51,6 +53,7 @@ class Fed:
     names: tuple[Any, Any, Any]
     samples: int
     overflowed: tuple[str, ...] = ()
+    sparse: tuple[str, ...] = ()
 
     @property
     def structure(self) -> str:
@@ -70,7 +73,53 @@ class Fed:
             for name, tensor in zip(
                 keras.tree.flatten(names), keras.tree.flatten(part), strict=True
             )
+            if name is not None
         }
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """An array whose samples differ in length, as the two arrays that a batch keeps it in.
+
+    Attributes:
+        values: the rows of all samples, one after the other.
+        row_splits: where each sample begins, and the last one ends; one more than samples.
+    """
+
+    values: NDArray[Any]
+    row_splits: NDArray[Any]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the values."""
+        return self.values.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Axes: samples, then rows of one sample, then those of one row."""
+        return self.values.ndim + 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape with the length of the longest sample."""
+        longest = int(np.diff(self.row_splits).max()) if len(self) else 0
+        return (len(self), longest, *self.values.shape[1:])
+
+    def __len__(self) -> int:
+        return max(len(self.row_splits) - 1, 0)
+
+    def astype(self, dtype: Any) -> Ragged:
+        """Return it with values of another dtype."""
+        return Ragged(self.values.astype(dtype), self.row_splits)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Sparse:
+    """A dense array for an input that is declared ``sparse=True``."""
+
+    array: NDArray[Any]
 
 
 def match(batch: Batch, model: Any) -> Fed:
@@ -84,6 +133,7 @@ def match(batch: Batch, model: Any) -> Fed:
         BatchError: the arrays do not fit the model; the message names array, shape and what was
             expected.
     """
+    given, batch = batch, _with_ragged(batch)
     groups = _groups(batch, model)
     _check_samples(batch)
     _check_dtypes(batch, groups, model)
@@ -93,6 +143,12 @@ def match(batch: Batch, model: Any) -> Fed:
     weight = _weights(batch, groups["sample_weight"], model, outputs)
     roles = {name: role for role, names in groups.items() for name in names}
     converted, overflowed = _convert(batch)
+    sparse = _sparse(groups["x"], model, inputs)
+    for name in sparse:
+        if isinstance(converted[name], np.ndarray):
+            converted[name] = _Sparse(converted[name])
+    for name in given.ragged:
+        roles[name + VALUES] = roles[name + SPLITS] = roles[name]
     return Fed(
         x=_named(x, converted),
         y=_named(y, converted),
@@ -101,6 +157,7 @@ def match(batch: Batch, model: Any) -> Fed:
         names=(x, y, weight),
         samples=batch.samples,
         overflowed=overflowed,
+        sparse=sparse,
     )
 
 
@@ -113,12 +170,22 @@ def output_names(model: Any) -> list[tuple[str, ...]]:
 def tensors(fed: Fed) -> tuple[Any, Any, Any]:
     """Return x, y and sample_weight as TensorFlow tensors in the same structures."""
     import keras
-    import tensorflow as tf
 
     return tuple(
-        None if part is None else keras.tree.map_structure(tf.convert_to_tensor, part)
+        None if part is None else keras.tree.map_structure(_tensor, part)
         for part in (fed.x, fed.y, fed.sample_weight)
     )  # type: ignore[return-value]
+
+
+def _tensor(array: Any) -> Any:
+    """Return an array of :class:`Fed` as the tensor that Keras' adapter makes of it."""
+    import tensorflow as tf
+
+    if isinstance(array, _Sparse):
+        return tf.sparse.from_dense(array.array)
+    if isinstance(array, Ragged):
+        return tf.RaggedTensor.from_row_splits(array.values, array.row_splits)
+    return None if array is None else tf.convert_to_tensor(array)
 
 
 def feed(batch: Batch, model: Any) -> tuple[Any, Any, Any]:
@@ -139,6 +206,7 @@ class _Slot:
     shape: tuple[int | None, ...]
     dtype: str
     optional: bool = False
+    sparse: bool = False
 
     def __str__(self) -> str:
         return f"{clean(self.names[0], 60)!r} of shape {_shown(self.shape)}"
@@ -178,6 +246,7 @@ def _slots(model: Any, what: str, found: Sequence[Any]) -> list[_Slot]:
                 shape=tuple(tensor.shape),
                 dtype=str(tensor.dtype),
                 optional=bool(getattr(layer, "optional", False)),
+                sparse=bool(getattr(tensor, "sparse", False)),
             )
         )
     return slots
@@ -185,6 +254,14 @@ def _slots(model: Any, what: str, found: Sequence[Any]) -> list[_Slot]:
 
 def _groups(batch: Batch, model: Any) -> dict[str, list[str]]:
     """Return which arrays are x, y and sample_weight; names that stand alone are looked up."""
+    if "class_weight" in batch.arrays and "class_weight" not in _names_of(model, "inputs"):
+        raise BatchError(
+            "class-weight",
+            "the batch holds an array 'class_weight'",
+            why="fit() makes a sample weight of each label's class weight; the step itself is fed "
+            "with sample weights only",
+            fix="sample_weight=np.array([class_weight[int(label)] for label in y]) in its place",
+        )
     groups: dict[str, list[str]] = {"x": [], "y": [], "sample_weight": []}
     inputs = _names_of(model, "inputs")
     outputs = _names_of(model, "outputs")
@@ -278,6 +355,44 @@ def _wrong_dtype(name: str, array: NDArray[Any], expected: str) -> BatchError:
         f"array {name!r} of shape {_shown(array.shape)} has dtype {array.dtype}",
         why=f"{expected} were expected",
         fix=f"save it as numbers: {name}=np.asarray({name}).astype('float32')",
+    )
+
+
+def _with_ragged(batch: Batch) -> Batch:
+    """Return the batch with each ragged array in place of its two halves."""
+    arrays: dict[str, Any] = dict(batch.arrays)
+    for name in batch.ragged:
+        values, splits = arrays.pop(name + VALUES), arrays.pop(name + SPLITS)
+        why = fault(values, splits)
+        if why or name in arrays:
+            raise BatchError(
+                "bad-row-splits",
+                f"{name + VALUES!r} and {name + SPLITS!r} are no ragged array",
+                why=why or f"there is an array {name!r} as well",
+                fix="save the `values` and the `row_splits` of one tf.RaggedTensor",
+            )
+        arrays[name] = Ragged(values, splits)
+    for name in arrays:
+        if name.endswith(SPLITS) and name.removesuffix(SPLITS) not in arrays:
+            raise BatchError(
+                "bad-row-splits",
+                f"array {name!r} comes without {name.removesuffix(SPLITS) + VALUES!r}",
+                why="a ragged array lies in two arrays, NAME/values and NAME/row_splits; one with "
+                "more than one ragged axis is not supported",
+                fix="save both, `values` and `row_splits` of the tf.RaggedTensor",
+            )
+    return replace(batch, arrays=arrays)
+
+
+def _sparse(names: list[str], model: Any, found: list[Any] | None) -> tuple[str, ...]:
+    """Return the arrays that go to inputs declared ``sparse=True``."""
+    if found is None:
+        return ()
+    slots = _slots(model, "inputs", found)
+    return tuple(
+        name
+        for name, slot in zip(_assign(names, slots), slots, strict=True)
+        if name is not None and slot.sparse
     )
 
 
@@ -494,12 +609,12 @@ def _named(names: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
     return tuple(_named(value, arrays) for value in names)
 
 
-def _convert(batch: Batch) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
+def _convert(batch: Batch) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the arrays as Keras' array adapter makes them: floats of floatx, the rest as it is."""
     import keras
 
     floatx = np.dtype(keras.config.floatx())
-    converted: dict[str, NDArray[Any]] = {}
+    converted: dict[str, Any] = {}
     overflowed = []
     for name, array in batch.arrays.items():
         if array.dtype.kind != "f" or array.dtype == floatx:
@@ -508,7 +623,8 @@ def _convert(batch: Batch) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
         # Keras casts without a word; what overflows is seen by the model as Inf.
         with np.errstate(all="ignore"):
             converted[name] = array.astype(floatx)
-            if bool(np.any(np.isinf(converted[name]) & np.isfinite(array))):
+            before, after = (getattr(one, "values", one) for one in (array, converted[name]))
+            if bool(np.any(np.isinf(after) & np.isfinite(before))):
                 overflowed.append(name)
     return converted, tuple(overflowed)
 

@@ -39,6 +39,17 @@ _READS = frozenset({"ReadVariableOp", "ResourceGather", "ResourceGatherNd"})
 _WRITES = frozenset({"AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp"})
 #: Ops whose result is their input's own memory, which was looked at when it was made.
 _VIEWS = frozenset({"Identity", "Reshape", "Squeeze", "ExpandDims"})
+#: Ops that read the shape of a tensor and none of its values.
+_SHAPES = frozenset({"Shape", "Rank", "Size", "ZerosLike", "OnesLike"})
+#: Ops whose gradient is computed from their output: a second derivative reads it once more. The
+#: tape hands their output to the gradient function, which tells them apart without doubt.
+_READ_BY_DERIVATIVE = frozenset(
+    {
+        *("Elu", "Exp", "Expm1", "Inv", "Max", "MaxPool", "MaxPool3D", "Min", "Pow", "Reciprocal"),
+        *("Relu", "Relu6", "Rsqrt", "Selu", "Sigmoid", "Softmax", "LogSoftmax", "Sqrt", "Tanh"),
+        *("Cholesky", "MatrixInverse", "SelfAdjointEigV2", "Qr", "Svd"),
+    }
+)
 #: Ops that divide, with the place of the denominator.
 _DIVIDES = {"RealDiv": 1, "Div": 1, "DivNoNan": 1, "Xdivy": 1}
 #: Guards that people write below the line, 1e-6 and less, and a quotient that no such guard is
@@ -53,11 +64,12 @@ _SAMPLES = 256
 
 @dataclass(slots=True)
 class Place:
-    """Where in the model an op ran: one call of one layer."""
+    """Where in the model an op ran: one call of one layer, at one time step if it walks in time."""
 
     layer: str = ""
     layer_class: str = ""
     call: int = -1
+    time: int = -1
 
 
 #: The user's file and line that ran an op, or None.
@@ -156,6 +168,7 @@ class OpStream:
         self._sound: set[int] = set()
         self._readers: dict[tuple[str, int], list[int]] = {}
         self._differentiated: set[int] = set()
+        self._awaited: dict[tuple[int, int], Callable[[Any], None]] = {}
         self._written: dict[int, int] = {}
         self._twins: dict[int, int] = {}
         self._ours = False
@@ -213,6 +226,8 @@ class OpStream:
             kind = op_name.decode() if isinstance(op_name, bytes) else str(op_name)
             before, events = self._derivative, len(self.events)
             self._derivative = self._forward_op(kind, _tensors(inputs), _tensors(outputs))
+            if self._awaited:
+                self._hand_over(_tensors(grads))
             try:
                 result = original(op_name, attrs, count, inputs, outputs, grads, *rest)
             finally:
@@ -228,11 +243,11 @@ class OpStream:
 
     # ------------------------------------------------------------------ what the watch calls
 
-    def name_leaf(self, tensor: Any, origin: str, name: str) -> None:
+    def name_leaf(self, tensor: Any, origin: str, name: str, *, by_sample: bool = True) -> None:
         """Tell the stream what a tensor that no op made is: an array of the batch."""
         key = identity(tensor)
         self._names[key] = (origin, name)
-        self._samples.add(key)
+        self._samples.add(key, by_sample=by_sample)
         if tensor.dtype in self._floating and not all_finite(view(tensor)):
             self.taints[key] = Taint(origin, name, nan=_has_nan(view(tensor)))
 
@@ -274,6 +289,26 @@ class OpStream:
         if old in self.taints:
             self.taints[new] = self.taints[old]
         self._samples.same(old, new)
+
+    def is_read(self, key: int) -> bool:
+        """Say whether an op has read a tensor's values, or the derivative of its own op will."""
+        made = self.output_of(key)
+        return made is not None and (
+            self.ops[made[0]].op_type in _READ_BY_DERIVATIVE
+            or any(key in op.inputs and op.op_type not in _SHAPES for op in self.ops[made[0] + 1 :])
+        )
+
+    def await_gradient(self, key: int, tell: Callable[[Any], None]) -> None:
+        """Have the gradient of a tensor told, once the op that made it is differentiated."""
+        made = self.output_of(key)
+        if made is not None:
+            self._awaited[made] = tell
+
+    def _hand_over(self, grads: list[Any]) -> None:
+        for position, gradient in enumerate(grads):
+            tell = self._awaited.get((self._derivative, position))
+            if tell is not None and gradient is not None:
+                tell(gradient)
 
     def reach(self, tensors: Iterable[Any], sink: str) -> None:
         """Mark every event that led to these tensors (loss, gradient or state) as mattering."""
@@ -327,7 +362,7 @@ class OpStream:
         """
         self._reach(self._bad_writes, "state")
         mattered = [event for event in self.events if event.reaches]
-        mattered = [event for event in mattered if event.reaches == "loss"] or mattered
+        mattered = self._led_to_loss() or mattered
         roots = [
             event
             for event in mattered
@@ -340,6 +375,18 @@ class OpStream:
             shown = self._shown_by(chosen)
             chosen.rows = self._rows_that_mattered(shown) if shown is not None else None
         return chosen
+
+    def _led_to_loss(self) -> list[Event]:
+        """Return the events that made a loss bad, also by way of an update before that loss."""
+        stack = [number for number, event in enumerate(self.events) if event.reaches == "loss"]
+        found: set[int] = set()
+        while stack:
+            number = stack.pop()
+            if number not in found:
+                found.add(number)
+                fed = [taint.event for taint in self._fed_by(self.events[number])]
+                stack += [one for one in fed if one >= 0]
+        return [self.events[number] for number in sorted(found)]
 
     def _shown_by(self, chosen: Event) -> Event | None:
         """Return the event that tells an event's samples: itself, or one that it led to.
@@ -402,6 +449,7 @@ class OpStream:
                     "layer": forward.place.layer,
                     "layer_class": forward.place.layer_class,
                     "call": forward.place.call,
+                    "time": forward.place.time,
                     "source": spell(*forward.line) if forward.line else "",
                     "nan": event.counts[0],
                     "posinf": event.counts[1],
@@ -629,13 +677,15 @@ class OpStream:
             self._sound.add(ins[0])
         else:
             self._sound.discard(ins[0])
-        if ins[0] not in self._handles:
-            return
-        self._written[ins[0]] = index
-        self._bad_writes += bad
-        # What reads the variable from now on reads what was written, and did not make it.
+        # What reads the variable from now on reads what was written, and did not make it. That
+        # holds for slots as well that an optimizer makes in the midst of the step.
         if bad:
             self.taints[ins[0]] = self.taints[bad[0]]
+        elif kind == "AssignVariableOp":
+            self.taints.pop(ins[0], None)
+        if ins[0] in self._handles:
+            self._written[ins[0]] = index
+            self._bad_writes += bad
 
     def _has_parent(self, event: Event) -> bool:
         return any(self.taints[key].event >= 0 for key in event.bad_inputs if key in self.taints)

@@ -39,9 +39,11 @@ class Samples:
         """Say whether a tensor was computed from the batch."""
         return key in self._known
 
-    def add(self, key: int) -> None:
-        """Take in one array of the batch."""
+    def add(self, key: int, *, by_sample: bool = True) -> None:
+        """Take in one array of the batch; its rows are its samples, unless it is told apart."""
         self._known.add(key)
+        if not by_sample:
+            self._order[key] = None
 
     def same(self, old: int, new: int) -> None:
         """Note that a tensor is another one seen anew."""

@@ -66,6 +66,7 @@ def model_variables(model: Any) -> list[Held]:
         own = [
             *getattr(layer, "_trainable_variables", ()),
             *getattr(layer, "_non_trainable_variables", ()),
+            *_untracked(layer),
         ]
         for variable in own:
             if id(variable) in seen or not _is_floating(variable):
@@ -111,15 +112,34 @@ def _layers(model: Any) -> Iterator[Any]:
         stack.extend(reversed(list(getattr(layer, "_layers", ()))))
 
 
+def _untracked(layer: Any) -> list[Any]:
+    """Return variables that a layer keeps past Keras' own list: the states of a stateful RNN."""
+    import keras
+
+    states = keras.tree.flatten(getattr(layer, "states", None))
+    return [state for state in states if isinstance(state, keras.Variable)]
+
+
 def _is_floating(variable: Any) -> bool:
     return "float" in str(variable.dtype)
 
 
 def build_optimizer(model: Any) -> None:
-    """Create the slots of the compiled optimizer, as ``fit`` does before its first step."""
+    """Create the slots of the compiled optimizer, as ``fit`` does before its first step.
+
+    Where a layer makes its weights only when it is first called, the first update creates them.
+    """
     optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None and not optimizer.built:
+    if optimizer is None or optimizer.built or not model.trainable_variables:
+        return
+    if not any(_is_yet_to_build(layer) for layer in _layers(model)):
         optimizer.build(model.trainable_variables)
+
+
+def _is_yet_to_build(layer: Any) -> bool:
+    import keras
+
+    return not layer.built and type(layer).build is not keras.layers.Layer.build
 
 
 @final
@@ -152,22 +172,13 @@ class Snapshot:
         optimizers = optimizers_of(self._model)
         found = [
             *self._model.variables,
+            *(v for layer in _layers(self._model) for v in _untracked(layer)),
             *(v for o in optimizers for v in o.variables),
-            *_carried_over(self._model),
+            *(v for o in optimizers for v in o.variables),
         ]
         return [
             variable for variable in {id(v): v for v in found}.values() if _has_numbers(variable)
         ]
-
-
-def _carried_over(model: Any) -> Iterator[Any]:
-    """Yield what stateful recurrent layers keep from batch to batch: Keras does not track it."""
-    import keras
-
-    for layer in _layers(model):
-        if getattr(layer, "stateful", False):
-            states = keras.tree.flatten(getattr(layer, "states", None))
-            yield from (state for state in states if isinstance(state, keras.Variable))
 
 
 def _has_numbers(variable: Any) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
+from divergence_doctor import _rows
 from divergence_doctor.errors import DoctorError
 
 if TYPE_CHECKING:
@@ -114,15 +115,7 @@ class Subsets:
 
 def only(batch: Batch, samples: Sequence[int]) -> Batch:
     """Return the batch with nothing but some rows; arrays that have none stay as they are."""
-    count = batch.samples
-    rows = np.asarray(samples, dtype=np.intp)
-    return replace(
-        batch,
-        arrays={
-            name: array[rows] if array.ndim and len(array) == count else array
-            for name, array in batch.arrays.items()
-        },
-    )
+    return replace(batch, arrays=_rows.pick(batch.arrays, samples, batch.samples))
 
 
 def without(batch: Batch, samples: Sequence[int]) -> Batch:

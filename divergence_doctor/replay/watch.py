@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 
 from divergence_doctor._clean import clean
+from divergence_doctor._rows import VALUES
 from divergence_doctor.replay import _seams as seams
+from divergence_doctor.replay.clock import Clock
 from divergence_doctor.replay.opstream import OpStream, Place
 from divergence_doctor.replay.state import layer_path
 from divergence_doctor.stats import summarize
@@ -80,14 +82,21 @@ class StepWatch:
         self._back_order = 0
         self._place = Place()
         self._calls: dict[str, int] = {}
+        self._clock = Clock(self._direct_call)
+        #: The places that share a tap, by the identity of the tensor that came out of it.
+        self._taps: dict[int, list[Place]] = {}
         self._loss_names: list[str] = []
+        self._loss_calls: dict[int, int] = {}
         self._progress = progress
 
     def see_leaf(self, name: str, tensor: Any) -> None:
         """Tell the watch of one array of the batch, before the step."""
+        whole, tensor = tensor, _values(tensor)
         if not seams.has_values(tensor):
             return
-        self.stream.name_leaf(tensor, "batch", name)
+        if hasattr(whole, "row_splits"):
+            name += VALUES
+        self.stream.name_leaf(tensor, "batch", name, by_sample=tensor is whole)
         if _is_floating(tensor) and name.partition("/")[0] not in {"y", "sample_weight"}:
             self.builder.add(
                 "activations", step=self.step, order=-1, layer="", layer_class="Input", call=0,
@@ -112,6 +121,7 @@ class StepWatch:
             enter(seams.patched(seams.tape_class(), "gradient", self._tape_gradient))
             enter(seams.patched(seams.optimizer_class(), "apply", self._update))
             enter(seams.patched(seams.loss_scale_class(), "apply", self._update))
+            enter(self._clock.running())
             enter(seams.gradient_function(self.stream.gradient_wrapper))
             enter(seams.op_callback(self.stream.on_op))
             yield
@@ -124,7 +134,7 @@ class StepWatch:
         def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
             before = watch._enter(layer)
             try:
-                return watch._see_outputs(original(layer, *args, **kwargs))
+                return original(layer, *args, **kwargs)
             except BaseException:
                 watch._note_where()
                 raise
@@ -133,12 +143,21 @@ class StepWatch:
 
         return call
 
+    def _direct_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap what runs a layer's ``call`` without going through its ``__call__``."""
+        return self._layer_call(
+            lambda layer, *args, **kwargs: self._see_outputs(original(layer, *args, **kwargs))
+        )
+
     def _operation_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
         watch, layers = self, seams.layer_class()
 
         def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
             if isinstance(operation, layers):
-                return original(operation, *args, **kwargs)
+                # Here, and not in the layer's own `__call__`: an activity regulariser that comes
+                # between the two must find the output that everything else finds, or the gradient
+                # is summed up in another order.
+                return watch._see_outputs(original(operation, *args, **kwargs))
             before = watch._enter(operation)
             try:
                 return watch._see_outputs(original(operation, *args, **kwargs))
@@ -165,7 +184,7 @@ class StepWatch:
             self._paths[id(layer)] = (path, layer)
         number = self._calls.get(path, 0)
         self._calls[path] = number + 1
-        self._place = Place(path, type(layer).__name__, number)
+        self._place = Place(path, type(layer).__name__, number, self._clock.now)
         self._progress(self.phase, path)
         return before
 
@@ -178,8 +197,10 @@ class StepWatch:
         if place.call >= _CALLS:
             return outputs
         flat = tf.nest.flatten(outputs)
-        tapped = []
-        for position, tensor in enumerate(flat):
+        # A sparse or ragged output is seen by its values.
+        seen = [_values(tensor) for tensor in flat]
+        tapped: list[Any] = []
+        for position, tensor in enumerate(seen):
             if not _is_floating(tensor):
                 tapped.append(tensor)
                 continue
@@ -191,6 +212,7 @@ class StepWatch:
                 layer=place.layer,
                 layer_class=place.layer_class,
                 call=place.call,
+                time=place.time,
                 role="output" if position == 0 else f"output/{position}",
                 **self._measure(tensor),
             )
@@ -198,10 +220,12 @@ class StepWatch:
             if position == 0:
                 tapped.append(self._tap(tensor, place))
             else:
-                tapped.append(tapped[0] if tensor is flat[0] else tensor)
-        if all(new is old for new, old in zip(tapped, flat, strict=True)):
+                tapped.append(tapped[0] if tensor is seen[0] else tensor)
+        if all(new is old for new, old in zip(tapped, seen, strict=True)):
             return outputs
-        return tf.nest.pack_sequence_as(outputs, tapped)
+        return tf.nest.pack_sequence_as(
+            outputs, [_with_values(old, new) for old, new in zip(flat, tapped, strict=True)]
+        )
 
     def _measure(self, tensor: Any) -> dict[str, Any]:
         """Return the statistics of a tensor, computed once per tensor."""
@@ -217,13 +241,37 @@ class StepWatch:
         return row
 
     def _tap(self, tensor: Any, place: Place) -> Any:
-        """Return the same tensor with an eye on the gradient that comes back to it."""
+        """Return the same tensor with an eye on the gradient that comes back to it.
+
+        A tap stands between a tensor and what reads it. Were some readers before it and some
+        behind, their gradients would be summed up in another order than without the watch. So a
+        tensor that came through a tap gets no second one, and one that its layer, or the derivative
+        of its own op, reads gets none at all: its gradient is seen where that op is differentiated.
+        """
+        key = seams.identity(tensor)
+        if key in self._taps:
+            self._taps[key].append(place)
+            return tensor
+        places = [place]
+        if self.stream.is_read(key):
+            self.stream.await_gradient(key, lambda gradient: self._see_gradient(gradient, places))
+            seen = tensor
+        else:
+            seen = self._passed_through(tensor, places)
+        self._taps[seams.identity(seen)] = places
+        logits = seams.keras_logits(tensor)
+        if seams.has_values(logits):
+            # A cross-entropy reads the logits in place of the probabilities.
+            seams.set_keras_logits(seen, self._passed_through(logits, places))
+        return seen
+
+    def _passed_through(self, tensor: Any, places: list[Place]) -> Any:
         import tensorflow as tf
 
         @tf.custom_gradient  # type: ignore[untyped-decorator]
         def pass_on(value: Any) -> tuple[Any, Callable[[Any], Any]]:
             def back(gradient: Any) -> Any:
-                self._see_gradient(gradient, place)
+                self._see_gradient(gradient, places)
                 return gradient
 
             return tf.identity(value), back
@@ -236,22 +284,25 @@ class StepWatch:
             seams.set_keras_mask(seen, mask)
         return seen
 
-    def _see_gradient(self, gradient: Any, place: Place) -> None:
+    def _see_gradient(self, gradient: Any, places: list[Place]) -> None:
         values = _values(gradient)
         if not seams.has_values(values):
             return
-        order, self._back_order = self._back_order, self._back_order + 1
-        self._progress("backward", place.layer)
-        self.builder.add(
-            "gradients",
-            step=self.step,
-            order=order,
-            layer=place.layer,
-            layer_class=place.layer_class,
-            call=place.call,
-            variable="",
-            **self._measure(values),
-        )
+        measured = self._measure(values)
+        for place in reversed(places):
+            order, self._back_order = self._back_order, self._back_order + 1
+            self._progress("backward", place.layer)
+            self.builder.add(
+                "gradients",
+                step=self.step,
+                order=order,
+                layer=place.layer,
+                layer_class=place.layer_class,
+                call=place.call,
+                time=place.time,
+                variable="",
+                **measured,
+            )
 
     # ------------------------------------------------------------------ losses
 
@@ -271,7 +322,7 @@ class StepWatch:
         watch = self
 
         def call(loss: Any, *args: Any, **kwargs: Any) -> Any:
-            watch._loss_names.append(clean(str(getattr(loss, "name", type(loss).__name__))))
+            watch._loss_names.append(watch._term(loss))
             try:
                 with watch._loss_phase():
                     value = original(loss, *args, **kwargs)
@@ -281,6 +332,29 @@ class StepWatch:
             return value
 
         return call
+
+    def _term(self, loss: Any) -> str:
+        """Return what a loss is called: with its output in front where there are several."""
+        own = str(getattr(loss, "name", type(loss).__name__))
+        compiled = seams.compiled_losses(self.model)
+        outputs = [output for output, other in compiled if other is loss]
+        if len(compiled) < 2 or not outputs:
+            return clean(own)
+        # One loss object may judge several outputs, in their order.
+        number = self._loss_calls.get(id(loss), 0)
+        self._loss_calls[id(loss)] = number + 1
+        return clean(f"{outputs[number % len(outputs)]}/{own}")
+
+    def see_logs(self, logs: Any) -> None:
+        """Take in what a step of the user's own reports: the terms of its loss, by its names."""
+        import keras
+
+        if type(self.model).train_step is keras.Model.train_step or not isinstance(logs, dict):
+            return
+        for name, value in logs.items():
+            number = np.asarray(value)
+            if name != "loss" and number.dtype.kind == "f" and number.size == 1:
+                self._add_loss(f"log/{clean(str(name))}", value)
 
     def _reduce_values(self, original: Callable[..., Any]) -> Callable[..., Any]:
         watch = self
@@ -298,7 +372,8 @@ class StepWatch:
         def aggregate(model: Any, loss: Any) -> Any:
             value = original(model, loss)
             names = watch._additional_names(model)
-            name = names[len(seen)] if len(seen) < len(names) else f"additional/{len(seen)}"
+            # A step of the user's own may compute its loss more than once.
+            name = names[len(seen) % len(names)] if names else f"additional/{len(seen)}"
             seen.append(None)
             watch._add_loss(name, value)
             return value
@@ -439,8 +514,29 @@ def _flat(value: Any) -> list[Any]:
 
 
 def _values(tensor: Any) -> Any:
-    """Return the dense values of a gradient (those of the touched rows of an IndexedSlices)."""
-    return getattr(tensor, "values", tensor)
+    """Return the values of a sparse or ragged tensor (of an IndexedSlices, its touched rows)."""
+    import tensorflow as tf
+
+    if isinstance(tensor, tf.RaggedTensor):
+        return tensor.flat_values
+    if isinstance(tensor, tf.SparseTensor | tf.IndexedSlices):
+        return tensor.values
+    return tensor
+
+
+def _with_values(tensor: Any, values: Any) -> Any:
+    """Return a tensor with other values: a sparse or ragged one keeps its places."""
+    import tensorflow as tf
+
+    if _values(tensor) is values:
+        return tensor
+    if isinstance(tensor, tf.RaggedTensor):
+        return tensor.with_flat_values(values)
+    if isinstance(tensor, tf.SparseTensor):
+        return tf.SparseTensor(tensor.indices, values, tensor.dense_shape)
+    if isinstance(tensor, tf.IndexedSlices):
+        return tf.IndexedSlices(values, tensor.indices, tensor.dense_shape)
+    return values
 
 
 def _is_floating(tensor: Any) -> bool:

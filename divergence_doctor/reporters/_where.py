@@ -68,6 +68,8 @@ def _of_event(trace: Trace, event: dict[str, Any]) -> Where:
     )
     what = f"the derivative of {quoted(event['op_type'])}" if event["derivative"] else _op(event)
     place = f" in layer {quoted(event['layer'])}" if event["layer"] else ""
+    if event["time"] >= 0:
+        place += f", time step {event['time']},"
     line = f" at {quoted(event['source'])}" if event["source"] else ""
     inputs = "was given finite inputs and made" if event["produced"] else "passed on"
     sentence = (

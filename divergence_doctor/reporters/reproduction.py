@@ -107,6 +107,7 @@ def _values(document: Document, asked: Mapping[str, Any]) -> dict[str, Any]:
         "x": x,
         "y": y,
         "sample_weight": sample_weight,
+        "sparse": _texts(asked.get("sparse")),
     }
 
 

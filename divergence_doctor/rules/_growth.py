@@ -36,12 +36,14 @@ class Growth:
         names: the layers that it runs through, in its own direction; one layer for ``time``.
         values: the sizes along it (absmax of activations, L2 of gradients).
         step: replayed step.
+        times: the time steps that it runs through, where the layer walks through time.
     """
 
     along: Literal["depth", "time"]
     names: tuple[str, ...]
     values: tuple[float, ...]
     step: int
+    times: tuple[int, ...] = ()
 
     @property
     def total(self) -> float:
@@ -70,6 +72,7 @@ class Growth:
         return (
             f"from {self.values[0]:.3g} to {self.values[-1]:.3g} over {self.links} {unit}s "
             f"({self.per_link:.3g}x per {unit})"
+            + (f", time step {self.times[0]} to {self.times[-1]}" if self.times else "")
         )
 
 
@@ -127,14 +130,30 @@ def _steepest(
 ) -> Growth | None:
     series = _by_layer(rows, column)
     found = [_depth(trace, series, step, backward=backward)]
-    found += [_time(layer, calls, step, backward=backward) for layer, calls in series.items()]
+    times = _times(rows)
+    found += [
+        _time(layer, calls, times, step, backward=backward) for layer, calls in series.items()
+    ]
     grown = [growth for growth in found if growth is not None]
     return max(grown, key=lambda growth: growth.total, default=None)
 
 
 def _by_layer(rows: Table, column: str) -> dict[str, list[tuple[int, float]]]:
-    """Return call and size of every output, by layer; a size is NaN where it is not finite."""
+    """Return call and size of every output, by layer; a size is NaN where it is not finite.
+
+    The call of a cell by which Keras learns its shape, before the first time step, does not count.
+    """
     series: dict[str, list[tuple[int, float]]] = {}
+    in_time = {str(layer) for layer in rows["layer"][rows["time"] >= 0]}
+    rows = rows.where(
+        np.asarray(
+            [
+                time >= 0 or str(layer) not in in_time
+                for layer, time in zip(rows["layer"], rows["time"], strict=True)
+            ],
+            dtype=bool,
+        )
+    )
     spilt = (rows["nan"] > 0) | (rows["posinf"] > 0) | (rows["neginf"] > 0)
     sizes = np.where(spilt, np.nan, rows[column])
     for layer, call, size in zip(rows["layer"], rows["call"], sizes, strict=True):
@@ -165,15 +184,34 @@ def _holds_others(layer: str, layers: Iterable[str]) -> bool:
     return any(other.startswith(f"{layer}/") for other in layers)
 
 
+def _times(rows: Table) -> dict[tuple[str, int], int]:
+    """Return the time step of each call of each layer that walks through time."""
+    return {
+        (str(layer), int(call)): int(time)
+        for layer, call, time in zip(rows["layer"], rows["call"], rows["time"], strict=True)
+        if time >= 0
+    }
+
+
 def _time(
-    layer: str, calls: list[tuple[int, float]], step: int, *, backward: bool
+    layer: str,
+    calls: list[tuple[int, float]],
+    times: Mapping[tuple[str, int], int],
+    step: int,
+    *,
+    backward: bool,
 ) -> Growth | None:
     by_call: dict[int, float] = {}
     for call, size in calls:
         by_call[call] = float(np.maximum(by_call.get(call, size), size))
     order = sorted(by_call, reverse=backward)
     return _grown(
-        "time", [layer] * len(order), [by_call[call] for call in order], step, least=PER_CALL
+        "time",
+        [layer] * len(order),
+        [by_call[call] for call in order],
+        step,
+        least=PER_CALL,
+        times=[times[layer, call] for call in order if (layer, call) in times],
     )
 
 
@@ -184,20 +222,27 @@ def _grown(
     step: int,
     *,
     least: float,
+    times: Sequence[int] = (),
 ) -> Growth | None:
-    kept = [pair for pair in _until_bad(names, sizes) if pair[1] > 0]
+    known = times if len(times) == len(sizes) else [-1] * len(sizes)
+    kept = [
+        (name, size, time)
+        for (name, size), time in zip(_until_bad(names, sizes), known, strict=False)
+        if size > 0
+    ]
     if len(kept) <= LINKS:
         return None
-    values = [size for _, size in kept]
+    values = [size for _, size, _ in kept]
     peak = int(np.argmax(values))
     start = _start(values, peak)
     if peak - start < LINKS:
         return None
     growth = Growth(
         along,
-        tuple(name for name, _ in kept[start : peak + 1]),
+        tuple(name for name, _, _ in kept[start : peak + 1]),
         tuple(values[start : peak + 1]),
         step,
+        tuple(time for _, _, time in kept[start : peak + 1] if time >= 0),
     )
     return growth if _geometric(growth, least) else None
 

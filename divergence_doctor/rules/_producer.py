@@ -104,7 +104,7 @@ class Producer:
     """The op that made the first bad value of a step, with the tensors around it.
 
     Attributes:
-        step, op, op_type, phase, layer, layer_class, call, source: the event's columns.
+        step, op, op_type, phase, layer, layer_class, call, time, source: the event's columns.
         derivative: it happened in the derivative of this (forward) op.
         reaches: loss, gradient or state.
         nan, inf: bad elements in what it put out.
@@ -122,6 +122,7 @@ class Producer:
     layer: str
     layer_class: str
     call: int
+    time: int
     source: str
     reaches: str
     nan: int
@@ -161,6 +162,8 @@ class Producer:
     def place(self) -> str:
         """Return where the op ran, e.g. ``in layer 'dense_1' at losses.py:41``."""
         where = f"in layer {self.layer!r}" if self.layer else _PHASES.get(self.phase, "in the step")
+        if self.time >= 0:
+            where += f" (time step {self.time})"
         return f"{where} at {self.source}" if self.source else where
 
     @property
@@ -263,6 +266,7 @@ def read(trace: Trace, row: dict[str, Any]) -> Producer:
         layer=row["layer"],
         layer_class=row["layer_class"],
         call=row["call"],
+        time=row["time"],
         source=row["source"],
         reaches=row["reaches"],
         nan=max(row["nan"], 0),

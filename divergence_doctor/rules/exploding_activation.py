@@ -93,9 +93,9 @@ class ExplodingActivation(Rule):
             how = f"grow {growth}{already}, starting at layer {growth.names[0]!r}"
             confidence = self.GROWN
             layers = growth.layers
-        elif producer.phase == "forward" and producer.call >= self.CALLS:
+        elif producer.phase == "forward" and _passes(producer) >= self.CALLS:
             confidence, layers = self.LATE_CALL, (producer.layer,)
-            how = f"stay finite through {producer.call} time steps of layer {producer.layer!r}"
+            how = f"stay finite through {_passes(producer)} time steps of layer {producer.layer!r}"
         elif producer.phase == "forward" and weights.get(producer.layer, 0.0) >= self.HEAVY_GAIN:
             confidence, layers = self.HEAVY, (producer.layer,)
             how = f"pass a layer whose weights have a gain of {weights[producer.layer]:.3g}"
@@ -110,7 +110,7 @@ class ExplodingActivation(Rule):
             stage="forward",
             site=producer.site,
             evidence=(*_evidence(growth, weights, layers), bad_output(producer)),
-            remedies=_remedies(growth, layers, along_time=producer.call >= self.CALLS),
+            remedies=_remedies(growth, layers, along_time=_passes(producer) >= self.CALLS),
             proofs=self._proofs(trace, (*layers, producer.layer), weights),
         )
 
@@ -173,6 +173,11 @@ def _in_half(producer: Producer) -> bool:
     What rescaling the weights mends there says nothing: it mends a short range as well.
     """
     return any(operand.dtype == "float16" for operand in producer.operands)
+
+
+def _passes(producer: Producer) -> int:
+    """Return how many time steps lie before the op, or else how many calls of its layer."""
+    return producer.time if producer.time >= 0 else producer.call
 
 
 def _overflowed(producer: Producer) -> bool:

@@ -68,6 +68,12 @@ _STEP = Column("step", "int", "replayed step, from 0")
 _ORDER = Column("order", "int", "place in the order of execution within the step")
 _LAYER = Column("layer", "str", "path of the layer as Keras gives it; empty outside any layer")
 _CLASS = Column("layer_class", "str", "class of the layer")
+_TIME = Column(
+    "time",
+    "int",
+    "time step of the recurrent layer (or TimeDistributed) it ran in, as the input counts them "
+    "from 0; -1 outside one",
+)
 _DTYPE = Column("dtype", "str", "dtype of the tensor")
 _SHAPE = Column("shape", "str", "shape of the tensor, e.g. 32x28x28x1; empty for a scalar")
 _VARIABLE = Column("variable", "str", "path of the variable as Keras gives it")
@@ -140,6 +146,7 @@ TABLES: Final[dict[str, TableSpec]] = {
                 _LAYER,
                 _CLASS,
                 Column("call", "int", "which call of this layer in this step, from 0"),
+                _TIME,
                 Column("role", "str", "input (of the model), output, output/1, ..."),
                 _DTYPE,
                 _SHAPE,
@@ -159,6 +166,7 @@ TABLES: Final[dict[str, TableSpec]] = {
                     "int",
                     "which call of this layer the gradient belongs to; -1 for a variable",
                 ),
+                _TIME,
                 Column("variable", "str", "path of the variable; empty for a layer's output"),
                 _DTYPE,
                 _SHAPE,
@@ -311,6 +319,7 @@ TABLES: Final[dict[str, TableSpec]] = {
                 _LAYER,
                 _CLASS,
                 Column("call", "int", "which call of the layer in this step; -1 outside a layer"),
+                _TIME,
                 _SOURCE,
                 Column("nan", "int", "NaN in its output", "1"),
                 Column("posinf", "int", "+Inf in its output", "1"),

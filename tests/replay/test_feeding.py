@@ -357,3 +357,73 @@ def test_a_batch_of_no_samples_is_fed_as_the_generator_gave_it(listed):
     fed = match(batch(image=IMAGE[:0], tabular=TABULAR[:0], y=LABEL[:0]), listed)
     assert fed.samples == 0
     assert [part.shape for part in fed.x] == [(0, 2, 2), (0, 3)]
+
+
+# ---------------------------------------------------------------------- sparse and ragged
+
+
+def test_a_dense_array_becomes_a_sparse_tensor_for_a_sparse_input():
+    inputs = keras.layers.Input((4,), sparse=True, name="bag")
+    model = compiled(keras.Model(inputs, keras.layers.Dense(1)(inputs)))
+    x = X * (X > 0)
+    fed = match(batch(x=x, y=Y), model)
+    assert fed.sparse == ("x",)
+    tensor = tensors(fed)[0]
+    assert isinstance(tensor, tf.SparseTensor)
+    np.testing.assert_array_equal(tf.sparse.to_dense(tensor), x)
+    assert tensor.dtype == "float32"
+
+
+def ragged_model() -> Any:
+    inputs = keras.layers.Input((None, 2), ragged=True, name="series")
+    return compiled(keras.Model(inputs, keras.layers.Identity()(inputs)), None)
+
+
+RAGGED = {"values": np.arange(12.0).reshape(6, 2), "row_splits": np.array([0, 2, 2, 3, 6, 6])}
+
+
+@pytest.mark.parametrize("prefix", ["x", "x/series", "series", "x_0"])
+def test_values_and_row_splits_become_a_ragged_tensor(prefix):
+    arrays = {f"{prefix}/{half}": array for half, array in RAGGED.items()}
+    fed = match(batch(**arrays), ragged_model())
+    assert fed.samples == 5
+    assert {fed.roles[f"{prefix}/{half}"] for half in RAGGED} == {"x"}
+    tensor = tensors(fed)[0]
+    assert isinstance(tensor, tf.RaggedTensor)
+    assert tensor.dtype == "float32"
+    assert tensor.row_lengths().numpy().tolist() == [2, 0, 1, 3, 0]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "slug"),
+    [
+        ({"x__values": RAGGED["values"], "x__row_splits": np.array([0, 9])}, "bad-row-splits"),
+        ({"x__row_splits": RAGGED["row_splits"]}, "bad-row-splits"),
+        ({"x__values": np.zeros((6, 3)), "x__row_splits": RAGGED["row_splits"]}, "wrong-shape"),
+        (
+            {
+                "x__values__values": RAGGED["values"],
+                "x__values__row_splits": RAGGED["row_splits"],
+                "x__row_splits": np.array([0, 5]),
+            },
+            "bad-row-splits",
+        ),
+    ],
+)
+def test_halves_that_are_no_ragged_array_are_refused_by_name(arrays, slug):
+    assert refusal(named(**arrays), ragged_model()).slug == slug
+
+
+def test_an_optional_input_that_is_left_out_is_fed_as_none():
+    a = keras.layers.Input((4,), name="a")
+    b = keras.layers.Input((4,), name="b", optional=True)
+    model = compiled(keras.Model({"a": a, "b": b}, keras.layers.Dense(1)(a)))
+    data = tensors(match(named(x__a=X, y=Y), model))
+    assert data[0]["b"] is None
+    assert list(match(named(x__a=X, y=Y), model).named(data)) == ["x/a", "y"]
+
+
+def test_class_weights_are_told_to_come_as_sample_weights(one):
+    error = refusal(batch(x=X, y=Y, class_weight=np.ones(3)), one)
+    assert error.slug == "class-weight"
+    assert "sample_weight=" in error.fix

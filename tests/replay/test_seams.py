@@ -73,6 +73,8 @@ def test_the_gradient_function_is_called_with_the_forward_tensors(tf):
         (seams.tape_class, "gradient"),
         (seams.optimizer_class, "apply"),
         (seams.loss_scale_class, "apply"),
+        (seams.rnn_module, "rnn"),
+        (seams.time_distributed_class, "call"),
     ],
 )
 def test_what_is_wrapped_is_there_and_put_back_even_after_an_error(owner, name):
@@ -197,3 +199,72 @@ def test_whether_onednn_is_on_is_what_the_environment_says(asked):
     )  # fmt: skip
     # A build without oneDNN has it off whatever is asked.
     assert done.stdout.strip() in ({"False"} if asked == "0" else {"True", "False"})
+
+
+def test_what_is_wrapped_is_wrapped_on_this_thread_alone():
+    import threading
+
+    class Owner:
+        def name(self):
+            return "original"
+
+    seen = []
+    with seams.patched(Owner, "name", lambda _original: lambda _self: "changed"):
+        seen.append(Owner().name())
+        thread = threading.Thread(target=lambda: seen.append(Owner().name()))
+        thread.start()
+        thread.join()
+    assert [*seen, Owner().name()] == ["changed", "original", "original"]
+
+
+def test_an_attribute_of_one_object_is_taken_away_again(keras):
+    layer = keras.layers.Dense(1)
+    with seams.own_attribute(layer, "call", lambda: 3):
+        assert layer.call() == 3
+    assert "call" not in vars(layer)
+    assert layer.call.__func__ is keras.layers.Dense.call
+
+
+def test_a_cross_entropy_reads_the_logits_that_keras_keeps_on_a_softmax(keras, tf):
+    logits = tf.constant([[0.0, 200.0]])
+    probabilities = keras.activations.softmax(logits)
+    assert seams.keras_logits(probabilities) is logits
+    labels = tf.constant([0])
+    loss = keras.losses.sparse_categorical_crossentropy(labels, probabilities)
+    assert float(loss[0]) == pytest.approx(200.0)
+    plain = tf.identity(probabilities)
+    assert seams.keras_logits(plain) is None
+    seams.set_keras_logits(plain, logits)
+    loss = keras.losses.sparse_categorical_crossentropy(labels, plain)
+    assert float(loss[0]) == pytest.approx(200.0)
+
+
+def test_the_compiled_losses_carry_the_names_of_their_outputs(keras):
+    inputs = keras.layers.Input((2,))
+    outputs = {name: keras.layers.Dense(1, name=name)(inputs) for name in ("a", "b")}
+    model = keras.Model(inputs, outputs)
+    assert seams.compiled_losses(model) == []
+    model.compile("sgd", {"a": "mse", "b": "mae"})
+    zeros = np.zeros((3, 1))
+    model.train_on_batch(np.zeros((3, 2)), {"a": zeros, "b": zeros})
+    assert [(name, loss.name) for name, loss in seams.compiled_losses(model)] == [
+        ("a", "mse"),
+        ("b", "mae"),
+    ]
+
+
+@pytest.mark.parametrize(("unroll", "calls"), [(False, 4), (True, 3)])
+def test_a_recurrent_layer_calls_its_cell_once_before_the_first_time_step(keras, unroll, calls):
+    seen = []
+
+    def rnn(original):
+        def wrapped(step, *args, **kwargs):
+            return original(lambda *a: seen.append(a) or step(*a), *args, **kwargs)
+
+        return wrapped
+
+    layer = keras.layers.GRU(2, unroll=unroll)
+    layer.build((1, 3, 2))
+    with seams.patched(seams.rnn_module(), "rnn", rnn):
+        layer(np.zeros((1, 3, 2), "float32"))
+    assert len(seen) == calls

@@ -1,0 +1,31 @@
+"""Watched or plain, a step is the same to the bit, for every kind of model; nothing goes unseen."""
+
+import pytest
+
+from tests.replay.kinds._comparison import plain, watched
+from tests.replay.kinds._kind import all_kinds
+
+
+@pytest.mark.parametrize("made", all_kinds(), ids=lambda made: made.name)
+def test_a_watched_step_equals_a_plain_one_to_the_bit_and_leaves_nothing_out(keras, made):
+    model = made.build(keras)
+    alone = plain(model, made.arrays, made.steps)
+    seen = watched(model, made.arrays, made.steps)
+    assert seen.targets == alone.targets
+    assert alone.targets
+    assert [path for path, _ in seen.gradients] == [path for path, _ in alone.gradients]
+    assert seen.gradients == alone.gradients
+    assert [name for name in alone.state if seen.state.get(name) != alone.state[name]] == []
+    if alone.losses:
+        assert seen.trace.table("steps")["loss"].tolist()[: made.steps] == alone.losses
+    rows = seen.trace.table("activations")
+    assert alone.layers <= set(rows["layer"].tolist())
+    trainable = {variable.path for variable in model.trainable_variables}
+    gradients = seen.trace.table("gradients")
+    recorded = set(gradients["variable"].tolist()) - {""}
+    assert recorded == (alone.variables & trainable)
+    assert recorded
+    # What reached a layer's weights came back through its output.
+    came_back = set(gradients.select(variable="")["layer"].tolist())
+    reached = set(gradients.where(gradients["variable"] != "")["layer"].tolist())
+    assert reached <= came_back
