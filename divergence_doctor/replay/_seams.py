@@ -101,6 +101,24 @@ def tape_class() -> type:
     return tf.GradientTape  # type: ignore[no-any-return]
 
 
+def clipping_functions() -> tuple[tuple[Any, str], ...]:
+    """Return TensorFlow's (public) functions that clip gradients, as (module, name)."""
+    import tensorflow as tf
+
+    names = ("clip_by_global_norm", "clip_by_norm", "clip_by_value")
+    return (*((tf, name) for name in names), (tf.linalg, "global_norm"))
+
+
+def record_module() -> Any:
+    """Return the module whose ``record_operation`` puts a ``tf.custom_gradient`` on the tape.
+
+    It is called with (name, outputs, inputs, backward function).
+    """
+    from tensorflow.python.eager import record
+
+    return record
+
+
 def loss_module() -> Any:
     """Return the module whose ``reduce_weighted_values`` every Keras loss reduces through."""
     from keras.src.losses import loss

@@ -15,6 +15,7 @@ from divergence_doctor.errors import LimitError, UsageError
 from divergence_doctor.replay import _seams as seams
 from divergence_doctor.replay.anatomy import describe_model
 from divergence_doctor.replay.feeding import tensors
+from divergence_doctor.replay.harmless import harmless
 from divergence_doctor.replay.outcome import Judge
 from divergence_doctor.replay.source import of_exception, raised_by_us
 from divergence_doctor.replay.state import (
@@ -195,11 +196,17 @@ class Engine:
         after = self._weights_after(step, variables, before, watch)
         slots_finite = self._slots(step, "after")
         watch.stream.settle()
+        watch.stream.name_term(watch.terms)
         self.last_stream = watch.stream
         for table, row in watch.stream.rows(step):
             self.builder.add(table, **row)
         gradients_finite = all(finite for _, finite in watch.gradients.values())
         loss = _loss_of(watch, ran.logs, scale)
+        skipped = _skipped(
+            scale, iterations, _iterations(self.model), gradients_finite=gradients_finite
+        )
+        for row in harmless(watch.stream, step=step, skipped=skipped):
+            self.builder.add("harmless", **row)
         self.builder.add(
             "steps",
             step=step,
@@ -216,9 +223,7 @@ class Engine:
             loss_finite=math.isfinite(loss) if not ran.raised else False,
             gradients_finite=gradients_finite,
             state_finite=after.finite and slots_finite,
-            skipped=_skipped(
-                scale, iterations, _iterations(self.model), gradients_finite=gradients_finite
-            ),
+            skipped=skipped,
             ops=len(watch.stream.ops),
             seconds=seconds,
             raised=ran.raised,

@@ -78,6 +78,10 @@ class StepWatch:
         self._place = Place()
         self._calls: dict[str, int] = {}
         self._loss_names: list[str] = []
+        #: Terms of the loss by name, with the identity of their tensor.
+        self.terms: list[tuple[str, int]] = []
+        #: Inside an optimizer, whose update is not over with the first variable.
+        self._updating = False
         self._progress = progress
 
     def see_leaf(self, name: str, tensor: Any) -> None:
@@ -109,6 +113,10 @@ class StepWatch:
             enter(seams.patched(seams.tape_class(), "gradient", self._tape_gradient))
             enter(seams.patched(seams.optimizer_class(), "apply", self._update))
             enter(seams.patched(seams.loss_scale_class(), "apply", self._update))
+            enter(seams.patched(seams.optimizer_class(), "_clip_gradients", self._clip))
+            for owner, name in seams.clipping_functions():
+                enter(seams.patched(owner, name, self._clip))
+            enter(seams.patched(seams.record_module(), "record_operation", self._own_gradient))
             enter(seams.gradient_function(self.stream.gradient_wrapper))
             enter(seams.op_callback(self.stream.on_op))
             yield
@@ -155,6 +163,8 @@ class StepWatch:
 
     def _enter(self, layer: Any) -> Place:
         before = self._place
+        if self.phase == "update" and not self._updating:
+            self.phase = "forward"
         path = layer_path(layer, self.model)
         number = self._calls.get(path, 0)
         self._calls[path] = number + 1
@@ -313,6 +323,7 @@ class StepWatch:
     def _add_loss(self, name: str, value: Any) -> None:
         number = _scalar(value)
         if number is not None:
+            self.terms.append((name, seams.identity(value)))
             order = sum(1 for row in self.builder.rows("losses") if row["step"] == self.step)
             self.builder.add("losses", step=self.step, order=order, name=name, value=number)
 
@@ -346,18 +357,21 @@ class StepWatch:
                 raise
             finally:
                 watch.phase = before
-            watch._see_gradients(target, sources, found)
+            if watch._see_gradients(target, sources, found) and before == "forward":
+                # What is done to gradients by hand belongs to the update, up to the next layer.
+                watch.phase = "update"
             return found
 
         return gradient
 
-    def _see_gradients(self, target: Any, sources: Any, found: Any) -> None:
+    def _see_gradients(self, target: Any, sources: Any, found: Any) -> bool:
+        """Record the gradients of the model's weights; say whether there are any."""
         import tensorflow as tf
 
         trainable = {id(variable): variable for variable in self.model.trainable_variables}
         flat_sources, flat_found = tf.nest.flatten(sources), _flat(found)
         if not any(id(source) in trainable for source in flat_sources):
-            return
+            return False
         targets = [tensor for tensor in _flat(target) if tensor is not None]
         self.targets += [number for tensor in targets if (number := _scalar(tensor)) is not None]
         self.stream.reach(targets, "loss")
@@ -382,6 +396,7 @@ class StepWatch:
                 variable=clean(variable.path),
                 **_tensor(_values(tensor)),
             )
+        return True
 
     def _owners(self) -> dict[int, tuple[str, str]]:
         from divergence_doctor.replay.state import model_variables
@@ -395,7 +410,7 @@ class StepWatch:
         watch = self
 
         def apply(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
-            before, watch.phase = watch.phase, "update"
+            outer, watch._updating, watch.phase = watch._updating, True, "update"
             watch._progress("update", "")
             try:
                 return original(optimizer, *args, **kwargs)
@@ -403,9 +418,43 @@ class StepWatch:
                 watch._note_where()
                 raise
             finally:
-                watch.phase = before
+                watch._updating = outer
+                watch.phase = "update" if outer else "forward"
 
         return apply
+
+    def _clip(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Tell clipping from the rest of the update: Keras' own, and TensorFlow's by hand."""
+        watch = self
+
+        def clip(*args: Any, **kwargs: Any) -> Any:
+            if watch.phase != "update":
+                return original(*args, **kwargs)
+            watch.phase = "clipping"
+            try:
+                return original(*args, **kwargs)
+            finally:
+                watch.phase = "update"
+
+        return clip
+
+    def _own_gradient(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Give the ops of a gradient that the user wrote the layer that it was written for."""
+        watch = self
+
+        def record(kind: Any, outputs: Any, inputs: Any, backward: Any, *rest: Any) -> Any:
+            place = watch._place
+
+            def placed(*gradients: Any) -> Any:
+                before, watch._place = watch._place, place
+                try:
+                    return backward(*gradients)
+                finally:
+                    watch._place = before
+
+            return original(kind, outputs, inputs, placed if place.layer else backward, *rest)
+
+        return record
 
 
 def _flat(value: Any) -> list[Any]:

@@ -69,6 +69,8 @@ def test_the_gradient_function_is_called_with_the_forward_tensors(tf):
         (seams.tape_class, "gradient"),
         (seams.optimizer_class, "apply"),
         (seams.loss_scale_class, "apply"),
+        (seams.optimizer_class, "_clip_gradients"),
+        (seams.record_module, "record_operation"),
     ],
 )
 def test_what_is_wrapped_is_there_and_put_back_even_after_an_error(owner, name):
@@ -76,6 +78,40 @@ def test_what_is_wrapped_is_there_and_put_back_even_after_an_error(owner, name):
     with pytest.raises(RuntimeError), seams.patched(owner(), name, lambda original: original):
         raise RuntimeError
     assert vars(owner())[name] is before
+
+
+def test_the_functions_that_clip_are_there_and_put_back():
+    for owner, name in seams.clipping_functions():
+        before = getattr(owner, name)
+        with seams.patched(owner, name, lambda _original: None):
+            assert getattr(owner, name) is None
+        assert getattr(owner, name) is before
+
+
+def test_a_gradient_of_the_users_own_goes_on_the_tape_through_record_operation(tf):
+    ran = []
+
+    def marked(original):
+        def record(kind, outputs, inputs, backward, *rest):
+            def seen(*gradients):
+                ran.append(kind)
+                return backward(*gradients)
+
+            return original(kind, outputs, inputs, seen, *rest)
+
+        return record
+
+    @tf.custom_gradient
+    def double(x):
+        return 2.0 * x, lambda upstream: 2.0 * upstream
+
+    x = tf.constant(3.0)
+    with seams.patched(seams.record_module(), "record_operation", marked):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = double(x)
+        assert float(tape.gradient(y, x)) == 2.0
+    assert ran == ["double"]
 
 
 def test_an_inherited_attribute_is_taken_away_again():
