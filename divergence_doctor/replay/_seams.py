@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -151,6 +151,36 @@ def view(tensor: Any) -> NDArray[Any]:
     The array must not be written to, and not be kept longer than the tensor.
     """
     return tensor._numpy()  # type: ignore[no-any-return]  # noqa: SLF001 - the seam
+
+
+def execute_op(
+    op_type: str, inputs: Sequence[Any], attrs: Mapping[str, Any], outputs: int
+) -> list[NDArray[Any]] | None:
+    """Run an op that moves elements about on 64-bit integers, off the tape; None where it cannot.
+
+    Args:
+        op_type: the TensorFlow op.
+        inputs: its inputs, those that hold elements as int64.
+        attrs: its attributes as an op callback gave them; the element type is replaced.
+        outputs: how many outputs it has.
+    """
+    import tensorflow as tf
+    from tensorflow.python.eager import context, execute
+
+    kind = tf.int64.as_datatype_enum
+    flat: list[Any] = []
+    for name, value in attrs.items():
+        if value is not None:  # an attribute left at its default
+            flat += [name, kind if name in {"T", "Tparams"} else value]
+    try:
+        tensors = [tf.convert_to_tensor(value) for value in inputs]
+        with unrecorded():
+            ran = execute.execute(
+                op_type.encode(), outputs, tensors, tuple(flat), context.context()
+            )
+    except (tf.errors.OpError, TypeError, ValueError):
+        return None
+    return [view(tensor) for tensor in (ran if isinstance(ran, list | tuple) else [ran])]
 
 
 def handle_of(variable: Any) -> Any:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from divergence_doctor.batches import Batch
+    from divergence_doctor.replay.feeding import Fed
     from divergence_doctor.replay.opstream import OpStream
 
 #: Steps past the failing one that a mended run must survive, so that a failure that is only put
@@ -120,6 +121,7 @@ class Bench:
         prepare: Callable[[], AbstractContextManager[None]] = nullcontext,
         patches: Patches | None = None,
         steps: int | None = None,
+        watching: Callable[[int, Fed, Any], AbstractContextManager[None]] | None = None,
     ) -> Rerun:
         """Run the steps again from the start, with one thing changed.
 
@@ -129,6 +131,7 @@ class Bench:
                 back, and undoes on leaving what putting back the state does not.
             patches: results of single ops to replace.
             steps: steps to run; by default those that a change at the point must survive.
+            watching: given (step, fed batch, its tensors), what runs around that step.
         """
         import tensorflow as tf
 
@@ -140,7 +143,9 @@ class Bench:
             self._snapshot.restore()
             seed_everything(self._seed)
             with prepare():
-                why = self._steps(batches or self.batches, steps or self.enough, patches, losses)
+                why = self._steps(
+                    batches or self.batches, steps or self.enough, patches, losses, watching
+                )
         finally:
             tf.config.run_functions_eagerly(eagerly)
             self._snapshot.restore()
@@ -149,7 +154,12 @@ class Bench:
         )
 
     def _steps(
-        self, batches: Sequence[Batch], steps: int, patches: Patches | None, losses: list[float]
+        self,
+        batches: Sequence[Batch],
+        steps: int,
+        patches: Patches | None,
+        losses: list[float],
+        watching: Callable[[int, Fed, Any], AbstractContextManager[None]] | None,
     ) -> str | None:
         fed = [match(batch, self.model) for batch in batches]
         ratios: list[float] = []
@@ -157,7 +167,8 @@ class Bench:
             data = tensors(fed[step % len(fed)])
             glance = _Glance(self.model)
             before = self._trainable()
-            with self._looking(glance, patches):
+            around = watching(step, fed[step % len(fed)], data) if watching else nullcontext()
+            with self._looking(glance, patches), around:
                 ran = run_step(self.model, data)
             losses.append(glance.loss_of(ran))
             why = self._failure(step, ran, losses[-1], glance)

@@ -129,6 +129,48 @@ def _cannot_run(error: Exception, message: str) -> UsageError:
     )
 
 
+def watch_for(  # noqa: PLR0913 - each is one fact of the step
+    model: Any,
+    builder: TraceBuilder,
+    fed: Fed,
+    data: Any,
+    *,
+    step: int,
+    progress: Callable[[str, str], None] = lambda _phase, _layer: None,
+) -> StepWatch:
+    """Return a watch for one step that knows the model's state and the batch by name.
+
+    Args:
+        model: the model whose step it is.
+        builder: where the rows go.
+        fed: the batch of the step.
+        data: its tensors, as the step takes them.
+        step: number of the step.
+        progress: told (phase, layer) as the step goes along.
+    """
+    handles = {
+        seams.identity(handle): held
+        for variable, held in [
+            *((held.variable, held.path) for held in model_variables(model)),
+            *((variable, path) for variable, path, _ in slot_variables(model)),
+        ]
+        for handle in [seams.handle_of(variable)]
+        if handle is not None
+    }
+    watch = StepWatch(
+        builder,
+        step=step,
+        names={},
+        handles=handles,
+        samples=fed.samples,
+        model=model,
+        progress=progress,
+    )
+    for name, tensor in fed.named(data).items():
+        watch.see_leaf(name, tensor)
+    return watch
+
+
 @final
 class Engine:
     """Replays the steps of one model on one sequence of batches, into a trace.
@@ -236,27 +278,14 @@ class Engine:
         )
 
     def _watch(self, step: int, data: Any, number: int) -> StepWatch:
-        handles = {
-            seams.identity(handle): held
-            for variable, held in [
-                *((held.variable, held.path) for held in model_variables(self.model)),
-                *((variable, path) for variable, path, _ in slot_variables(self.model)),
-            ]
-            for handle in [seams.handle_of(variable)]
-            if handle is not None
-        }
-        watch = StepWatch(
+        return watch_for(
+            self.model,
             self.builder,
+            self.batches[number],
+            data,
             step=step,
-            names={},
-            handles=handles,
-            samples=self.batches[number].samples,
-            model=self.model,
             progress=lambda phase, layer: self._progress(step, phase, layer),
         )
-        for name, tensor in self.batches[number].named(data).items():
-            watch.see_leaf(name, tensor)
-        return watch
 
     def _weights_before(self, step: int, variables: list[Held]) -> dict[int, NDArray[Any]]:
         kept = {}

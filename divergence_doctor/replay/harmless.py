@@ -85,7 +85,10 @@ def harmless(stream: OpStream, *, step: int, skipped: bool) -> Iterator[dict[str
         return
     ends, phases = _ends(stream), stream.phases()
     kept: dict[tuple[Any, ...], _Bad] = {}
+    blamed = {(event.origin, event.origin_name) for event in stream.events if event.reaches}
     for bad in _bad_ones(stream, ends, phases, skipped=skipped):
+        if not skipped and (bad.what, bad.name) in blamed - {("op", bad.name)}:
+            continue  # the same variable or array did its harm elsewhere
         ended = (bad.op.op_type, bad.op.place.layer) if bad.op is not None else ("", "")
         key = (bad.what, bad.name, bad.place, bad.reason, ended)
         if key in kept:

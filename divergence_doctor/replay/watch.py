@@ -84,6 +84,11 @@ class StepWatch:
         self._updating = False
         self._progress = progress
 
+    @property
+    def place(self) -> Place:
+        """Where in the model the step stands now."""
+        return self._place
+
     def see_leaf(self, name: str, tensor: Any) -> None:
         """Tell the watch of one array of the batch, before the step."""
         if not seams.has_values(tensor):

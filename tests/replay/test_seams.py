@@ -176,3 +176,16 @@ def test_a_scaled_rate_is_scaled_for_a_while(keras, scheduled):
         assert float(optimizer.learning_rate) == pytest.approx(0.01)
     if scheduled:
         assert float(optimizer.learning_rate) == pytest.approx(0.1)
+
+
+def test_an_op_that_moves_elements_runs_on_their_numbers(tf):
+    seen = []
+    with seams.op_callback(lambda kind, ins, attrs, *_rest: seen.append((kind, ins, attrs))):
+        tf.transpose(tf.ones((2, 3)), [1, 0])
+    kind, inputs, attrs = seen[-1]
+    named = dict(zip(attrs[::2], attrs[1::2], strict=True))
+    numbers = np.arange(6).reshape(2, 3)
+    name = kind.decode() if isinstance(kind, bytes) else kind
+    (moved,) = seams.execute_op(name, [numbers, inputs[1]], named, 1)
+    np.testing.assert_array_equal(moved, numbers.T)
+    assert seams.execute_op("Cholesky", [numbers], {"T": named["T"]}, 1) is None
