@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-    from divergence_doctor.trace import Table, Trace
+    from divergence_doctor.trace import Trace
 
 #: With more links than this only the telling ones are named with their value.
 _ALL_VALUES: Final = 13
@@ -79,11 +79,9 @@ class Chain(Figure):
     def caption(self, trace: Trace) -> str:
         """Return the ends of the chain, and the link at which the number left the ordinary."""
         way = _way(trace)
-        said = [
-            f"The way of the number that made {quoted(way.failed)} fail in step {way.step}, "
-            f"{count(len(way.names) - 1, 'link')}, from {_told(way, 0)} to "
-            f"{_told(way, len(way.names) - 2)}"
-        ]
+        what = f"The way of the number that made {quoted(way.failed)} fail in step {way.step}"
+        last = len(way.names) - 2
+        said = [f"{what}, {count(last + 1, 'link')}, from {_told(way, 0)} to {_told(way, last)}"]
         if way.departed >= 0:
             said.append(f"it left the ordinary range at {_told(way, way.departed)}")
         return "; ".join(said) + "."
@@ -171,13 +169,9 @@ def _span(histogram: Any) -> tuple[float, float]:
 def _bounds(way: _Way) -> tuple[float, float]:
     """Return the exponents between which the axis runs: all numbers, and a limit they come near."""
     there = [
-        exponent
-        for exponent in (*way.exponents, *way.lows, *way.highs)
-        if math.isfinite(exponent)
+        exponent for exponent in (*way.exponents, *way.lows, *way.highs) if math.isfinite(exponent)
     ]
-    for edge in way.ordinary:
-        if edge > 0 and math.isfinite(edge):
-            there.append(math.log2(edge))
+    there += [math.log2(edge) for edge in way.ordinary if edge > 0 and math.isfinite(edge)]
     low, high = (min(there), max(there)) if there else (-8.0, 8.0)
     limits = LIMITS.get(way.dtype)
     if limits is not None:

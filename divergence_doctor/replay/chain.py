@@ -1,4 +1,4 @@
-"""How did the dangerous number come about? Back from the failure, element by element, to its source.
+"""How did the dangerous number come about? Back from the failure, element by element.
 
 The failing step is run once more, the tensors that may lie on the way are held, and the way is
 walked from the bad element through the element of each op's input that dominated it: to a cell of
@@ -244,9 +244,7 @@ def _known(index: Index | None, tensor: Any) -> Index | None:
     return index
 
 
-def _link(
-    stream: OpStream, tensor: Any, found: tuple[Made, int] | None, phases: list[str]
-) -> Link:
+def _link(stream: OpStream, tensor: Any, found: tuple[Made, int] | None, phases: list[str]) -> Link:
     key = seams.identity(tensor)
     made = stream.output_of(key)
     if made is None and found is None:

@@ -129,7 +129,7 @@ def _cannot_run(error: Exception, message: str) -> UsageError:
     )
 
 
-def watch_for(  # noqa: PLR0913 - each is one fact of the step
+def watch_for(
     model: Any,
     builder: TraceBuilder,
     fed: Fed,

@@ -141,6 +141,10 @@ class _Case:
         return number(self.out[self.index])
 
 
+#: Keeps a division by a variance of 0 finite; it then outweighs everything.
+_TINY: Final = 1e-300
+
+
 def number(value: Any) -> float:
     """Return one cell as a float; the real part of a complex one, 0 and 1 for a truth value."""
     return float(np.real(value))
@@ -149,9 +153,9 @@ def number(value: Any) -> float:
 def wide(values: Any) -> NDArray[np.float64]:
     """Return a few values in float64, the magnitude of complex ones."""
     array = np.asarray(values)
-    if array.dtype.kind == "c":
-        return np.abs(array).astype(np.float64)
-    return array.astype(np.float64)
+    array = np.abs(array) if array.dtype.kind == "c" else array
+    result: NDArray[np.float64] = array.astype(np.float64)
+    return result
 
 
 def _broadcast(index: Index, shape: tuple[int, ...]) -> Index:
@@ -372,7 +376,8 @@ def _term(case: _Case, left: NDArray[Any], right: NDArray[Any]) -> tuple[Index, 
 
     Args:
         case: the op.
-        left, right: the factors of every term, of one shape.
+        left: the first factor of every term.
+        right: the second, of the same shape.
     """
     a, b = wide(left), wide(right)
     terms = a * b
@@ -498,12 +503,12 @@ def _convolution(case: _Case) -> Step | None:
         group = channel // max(kernel.shape[-1] // groups, 1)
         channels = np.arange(kernel.shape[-2]) + group * kernel.shape[-2]
         own = (np.arange(kernel.shape[-2]), np.array([channel]))
-    seen = case.array(0)[np.ix_([sample], *places, channels)].reshape(-1)
+    seen = case.array(0)[np.ix_(np.array([sample]), *places, channels)].reshape(-1)
     weights = kernel[np.ix_(*offsets, *own)].reshape(-1)
     if not seen.size:
         return None
     (at,), position, words = _term(case, seen, weights)
-    shape = tuple(len(place) for place in places) + (len(channels),)
+    shape = (*map(len, places), len(channels))
     inner = np.unravel_index(at, shape)
     if position == 0:
         spots = [int(place[i]) for place, i in zip(places, inner, strict=False)]
@@ -521,7 +526,7 @@ def _pool(case: _Case) -> Step | None:
         return None
     sample, channel = case.index[0], case.index[-1]
     _, places = found
-    part = case.array(0)[np.ix_([sample], *places, [channel])][0, ..., 0]
+    part = case.array(0)[np.ix_(np.array([sample]), *places, np.array([channel]))][0, ..., 0]
     if not part.size:
         return None
     kind = "Max" if case.made.op_type.startswith("Max") else "AvgPool"
@@ -557,7 +562,8 @@ def _normalisation(case: _Case) -> Step | None:
     cells = [(0, case.index), (1, channel), (2, channel)]
     if not case.made.attrs.get("is_training", True):
         cells.append((4, channel))
-    return _best(case, cells, lambda _case, p, v: -abs(v) if p == 4 and abs(v) < 1e-6 else abs(v))
+    # What is divided by counts where it is small.
+    return _best(case, cells, lambda _case, p, v: 1 / (abs(v) + _TINY) if p == 4 else abs(v))
 
 
 def _embedding(case: _Case) -> Step:

@@ -148,8 +148,8 @@ def _bad_ones(
             continue
         last = _outputs(stream, _led_to(number, onward))
         stops = [stream.ops[end] for key in last for end in ends.get(key, ())]
-        reason, op = _reason(stops, only_infinite=not event.counts[0])
-        yield _Bad(what, name, place, event.counts, _refined(reason, what, name), op)
+        reason, end = _reason(stops, only_infinite=not event.counts[0])
+        yield _Bad(what, name, place, event.counts, _refined(reason, what, name), end)
     yield from _leaves(stream, ends, phases)
 
 
@@ -168,19 +168,17 @@ def _refined(reason: str, what: str, name: str) -> str:
     return reason
 
 
-def _leaves(
-    stream: OpStream, ends: dict[int, list[int]], phases: list[str]
-) -> Iterator[_Bad]:
+def _leaves(stream: OpStream, ends: dict[int, list[int]], phases: list[str]) -> Iterator[_Bad]:
     """Yield bad arrays of the batch and constants that no op handed on as bad."""
     handed_on = {key for event in stream.events for key in event.bad_inputs}
     for key, taint in stream.taints.items():
         if taint.event >= 0 or key in handed_on or taint.origin not in {"batch", "constant"}:
             continue
         stops = ends.get(key, [])
-        reason, op = _reason([stream.ops[end] for end in stops], only_infinite=not taint.nan)
+        reason, end = _reason([stream.ops[at] for at in stops], only_infinite=not taint.nan)
         phase = phases[stops[0]] if stops else ""
         reason = _refined(reason, taint.origin, taint.name)
-        yield _Bad(taint.origin, taint.name, ("", phase, ""), taint.counts, reason, op)
+        yield _Bad(taint.origin, taint.name, ("", phase, ""), taint.counts, reason, end)
 
 
 def _named(event: Event, forward: Op) -> tuple[str, str]:

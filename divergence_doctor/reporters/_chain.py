@@ -94,7 +94,9 @@ def _sentence(links: Sequence[Link], event: dict[str, Any]) -> str:
 
 def _named(links: Sequence[Link]) -> list[int]:
     """Return the links that the sentence names, from the source on: where the number changed."""
-    known = [index for index, link in enumerate(links) if not math.isnan(link.value) or link.followed]
+    known = [
+        index for index, link in enumerate(links) if not math.isnan(link.value) or link.followed
+    ]
     if not known:
         return []
     source, nearest = known[-1], known[0]
@@ -180,9 +182,7 @@ def _departure(links: Sequence[Link]) -> str:
     if math.isnan(link.value) or math.isinf(link.value):
         return f"It was not finite from {_subject(link)} on."
     if link.ordinary_low > 0:
-        return (
-            f"It is as good as 0 (below {number(link.ordinary_low)}) from {_subject(link)} on."
-        )
+        return f"It is as good as 0 (below {number(link.ordinary_low)}) from {_subject(link)} on."
     if abs(link.value) > link.ordinary_high:
         return (
             f"It left the ordinary range (up to {number(link.ordinary_high)}) at {_subject(link)}."

@@ -186,7 +186,7 @@ class Where:
     message: str = ""
     stack: str = ""
     operands: tuple[Operand, ...] = ()
-    chain: Chain = Chain()  # noqa: RUF009 - frozen, and empty
+    chain: Chain = Chain()
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,7 +151,11 @@ def told(trace: Trace) -> tuple[Told, ...]:
         found.setdefault((*names, ended, str(row["because"])), []).append(row)
     return tuple(
         Told(
-            *key[:5],
+            what=key[0],
+            name=key[1],
+            layer=key[2],
+            phase=key[3],
+            source=key[4],
             steps=len({row["step"] for row in rows}),
             times=sum(row["times"] for row in rows),
             nan=sum(row["nan"] for row in rows),

@@ -370,7 +370,17 @@ def _told(document: Document) -> Iterable[str]:
     yield "### Not finite, but harmless"
     yield "Told, not blamed: these reach neither the loss nor a gradient nor the state."
     yield _table(
-        ("what", "layer", "phase", "line", "times", "NaN", "Inf", "ended in", "why it does no harm"),
+        (
+            "what",
+            "layer",
+            "phase",
+            "line",
+            "times",
+            "NaN",
+            "Inf",
+            "ended in",
+            "why it does no harm",
+        ),
         [
             (
                 f"{prose(t.what)} {code(t.name)}",

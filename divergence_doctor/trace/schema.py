@@ -358,11 +358,11 @@ TABLES: Final[dict[str, TableSpec]] = {
                 Column("index", "str", "index of that element, e.g. 5,0; empty for a scalar"),
                 Column("value", "float", "its value; NaN where no element could be followed"),
                 Column("through", "str", "how the next nearer link was made from it, in words"),
-                Column("ordinary_low", "float", "least magnitude that is ordinary here; 0 where any is"),
-                Column("ordinary_high", "float", "largest magnitude that is ordinary here"),
                 Column(
-                    "departed", "bool", "nearest the source of those beyond the ordinary range"
+                    "ordinary_low", "float", "least magnitude that is ordinary here; 0 where any is"
                 ),
+                Column("ordinary_high", "float", "largest magnitude that is ordinary here"),
+                Column("departed", "bool", "nearest the source of those beyond the ordinary range"),
                 _DTYPE,
                 _SHAPE,
             ),

@@ -85,7 +85,9 @@ def test_a_link_that_could_not_be_followed_is_a_gap(drawn: Draw) -> None:
     (axes,) = drawn(Chain(), chained([4.0, math.nan, 2.0], departed=-1)).axes
     _, y = points(axes, "the element that is followed")
     assert math.isnan(y[1])
-    assert [line for line in axes.get_lines() if line.get_label() == "left the ordinary range"] == []
+    assert [
+        line for line in axes.get_lines() if line.get_label() == "left the ordinary range"
+    ] == []
 
 
 def test_the_values_of_a_long_chain_do_not_cover_each_other(drawn: Draw) -> None:

@@ -51,8 +51,8 @@ def with_sample_losses(trace: Trace, values: list[float]) -> Trace:
         builder.add("losses", step=at, name="\x1bother", value=math.inf)
     for link, (name, value) in enumerate((("Log$", 0.0), ("x/\x1b", -3.0))):
         builder.add(
-            "chain", step=step, op=0, link=link, what="op", name=name, layer=HOSTILE[3], index="1,0",
-            followed=True, value=value, departed=link == 0, ordinary_low=2.0**-24,
+            "chain", step=step, op=0, link=link, what="op", name=name, layer=HOSTILE[3],
+            index="1,0", followed=True, value=value, departed=link == 0, ordinary_low=2.0**-24,
             ordinary_high=math.inf, **tensor([value, 2.0]),
         )  # fmt: skip
     builder.describe(**trace.context)

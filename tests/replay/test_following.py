@@ -74,8 +74,8 @@ def cases():
     yield "turned left", lambda a, b: tf.raw_ops.MatMul(a=a, b=b, transpose_a=True), [x.T.copy(), y]
     yield "turned right", lambda a, b: tf.matmul(a, b, transpose_b=True), [x, y.T.copy()]
     yield "stacks of matrices", tf.matmul, [normal(2, 3, 4), normal(1, 4, 2)]
-    yield "turned stack", lambda a, b: tf.matmul(a, b, adjoint_b=True), [normal(2, 3, 4),
-                                                                         normal(2, 2, 4)]  # fmt: skip
+    yield "turned stack", lambda a, b: tf.matmul(a, b, adjoint_b=True), [
+        normal(2, 3, 4), normal(2, 2, 4)]  # fmt: skip
     yield "heads", lambda a, b: tf.raw_ops.Einsum(inputs=[a, b], equation="abc,cde->abde"), [
         normal(2, 3, 4), normal(4, 2, 3)]  # fmt: skip
     yield "scores", lambda a, b: tf.raw_ops.Einsum(inputs=[a, b], equation="aecd,abcd->acbe"), [
@@ -109,7 +109,7 @@ MOVES = {
     "shaped": (lambda tf, a: tf.reshape(a, [4, 6]), 1),
     "grown": (lambda tf, a: a[:, tf.newaxis], 1),
     "squeezed": (lambda tf, a: tf.squeeze(a[:1], 0), 1),
-    "cut": (lambda tf, a: a[::-1, 1:, ..., 0], 1),
+    "cut": (lambda _tf, a: a[::-1, 1:, ..., 0], 1),
     "sliced": (lambda tf, a: tf.slice(a, [1, 0, 1], [1, 2, 2]), 1),
     "gathered": (lambda tf, a: tf.gather(a, [1, 0, 1], axis=1), 1),
     "gathered by cell": (lambda tf, a: tf.gather_nd(a, [[0, 1], [1, 2]]), 1),
@@ -228,7 +228,7 @@ def test_a_row_of_an_embedding_is_a_cell_of_the_variable():
     import tensorflow as tf
 
     table = tf.Variable(normal(6, 3))
-    made, _ = made_by(lambda ids: table.sparse_read(ids), np.array([[4, 1]]))
+    made, _ = made_by(table.sparse_read, np.array([[4, 1]]))
     step = follow(made, 0, (0, 1, 2), Danger.LARGE)
     assert (step.position, step.index, step.through) == (0, (1, 2), "row 1")
 

@@ -39,9 +39,7 @@ def summary(rows):
 
 
 def test_a_mask_of_minus_infinity_that_a_softmax_takes(keras, told):
-    rows = told(
-        lambda x: keras.ops.softmax(keras.ops.where(keras.ops.arange(4) < 3, x, -np.inf))
-    )
+    rows = told(lambda x: keras.ops.softmax(keras.ops.where(keras.ops.arange(4) < 3, x, -np.inf)))
     assert summary(rows) == [("constant", "constant", "mask", "Softmax")]
     assert (rows[0]["neginf"], rows[0]["ended_layer"]) == (8, "own")
     assert rows[0]["ended_source"].startswith("test_harmless.py:")

@@ -212,9 +212,7 @@ def test_a_constraint_is_found_after_the_update(keras, replayed, primary):
     event = primary(trace)
     assert told(event) == ("RealDiv", "update", "")
     assert event["source"].startswith("test_phases.py:")
-    healthy = mlp(
-        keras, kernel_constraint=keras.constraints.UnitNorm(), kernel_initializer="zeros"
-    )
+    healthy = mlp(keras, kernel_constraint=keras.constraints.UnitNorm(), kernel_initializer="zeros")
     healthy.get_layer("out").kernel.assign(np.zeros((3, 1)))
     assert replayed(healthy, x=X, y=Y).outcome == "healthy"
 

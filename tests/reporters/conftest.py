@@ -209,16 +209,30 @@ def diverged_trace(**fields: Any) -> Trace:
         (
             "chain",
             _link(
-                p, link=0, what="op", name="Sigmoid", layer=last, source="model.py:12", index="3,0",
-                value=0.0, departed=True, followed=True,
-            ),  # fmt: skip
+                p,
+                link=0,
+                what="op",
+                name="Sigmoid",
+                layer=last,
+                source="model.py:12",
+                index="3,0",
+                value=0.0,
+                departed=True,
+                followed=True,
+            ),
         ),
         (
             "chain",
             _link(
-                p, link=1, what="variable", name=f"{last}/kernel", value=-210.0, index="1,0",
-                followed=True, through="term 2 of 4: 1 * -210",
-            ),  # fmt: skip
+                p,
+                link=1,
+                what="variable",
+                name=f"{last}/kernel",
+                value=-210.0,
+                index="1,0",
+                followed=True,
+                through="term 2 of 4: 1 * -210",
+            ),
         ),
         ("chain", _link(x, link=2, what="batch", name="x", value=math.nan)),
         ("harmless", MASKED),
@@ -248,7 +262,11 @@ def diagnosed(trace: Trace, **fields: Any) -> Diagnosis:
 def runs() -> SimpleNamespace:
     """What the tests make further runs from."""
     return SimpleNamespace(
-        diverged_trace=diverged_trace, with_rows=with_rows, diagnosed=diagnosed, hostile_name=HOSTILE, context=CONTEXT
+        diverged_trace=diverged_trace,
+        with_rows=with_rows,
+        diagnosed=diagnosed,
+        hostile_name=HOSTILE,
+        context=CONTEXT,
     )
 
 
@@ -315,9 +333,18 @@ def hostile() -> tuple[Trace, Diagnosis]:
         (
             "chain",
             _link(
-                [0.0], link=0, what=name, name=name, layer=name, source=name, index=name,
-                followed=True, departed=True, value=0.0, through=name,
-            ),  # fmt: skip
+                [0.0],
+                link=0,
+                what=name,
+                name=name,
+                layer=name,
+                source=name,
+                index=name,
+                followed=True,
+                departed=True,
+                value=0.0,
+                through=name,
+            ),
         ),
         ("harmless", {key: name for key in MASKED if key not in _COUNTS} | _COUNTS),
         (

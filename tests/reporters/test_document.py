@@ -9,8 +9,8 @@ import numpy as np
 from divergence_doctor.diagnosis import diagnose
 from divergence_doctor.reporters import document
 from divergence_doctor.reporters._parts import Remedy
-from divergence_doctor.reporters.markdown import Markdown
 from divergence_doctor.reporters._text import code_pieces, number, shorten
+from divergence_doctor.reporters.markdown import Markdown
 from divergence_doctor.rules import Evidence
 from divergence_doctor.trace.synthetic import SyntheticEvent, training_trace
 
