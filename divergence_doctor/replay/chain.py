@@ -16,7 +16,7 @@ import numpy as np
 
 from divergence_doctor.replay import _seams as seams
 from divergence_doctor.replay.engine import watch_for
-from divergence_doctor.replay.following import Danger, follow, number, wide
+from divergence_doctor.replay.following import Danger, follow, number, turned, wide
 from divergence_doctor.replay.recording import HANDING_ON, Recording, kind_of
 from divergence_doctor.replay.source import spell
 from divergence_doctor.stats import summarize
@@ -133,7 +133,7 @@ def measure(bench: Bench, event: Event, step: int, builder: TraceBuilder) -> Non
                 phase=link.phase,
                 source=link.source,
                 followed=link.index is not None,
-                index=",".join(map(str, link.index or ())),
+                index=",".join(_spelled(link)),
                 value=link.value,
                 through=link.through,
                 ordinary_low=low,
@@ -198,6 +198,7 @@ def _walk(stream: OpStream, recording: Recording, start: _Start) -> list[Link]:
     """Return the links, nearest first, to a cell of the batch or a weight, or to a constant."""
     links: list[Link] = []
     tensor, index, through = start.tensor, start.index, start.through
+    danger = start.danger
     phases = stream.phases()
     while len(links) < _LONGEST:
         tensor, found = _before_taps(recording, tensor)
@@ -211,10 +212,13 @@ def _walk(stream: OpStream, recording: Recording, start: _Start) -> list[Link]:
             break
         links.append(link)
         maker, output = found
-        onward = _onward(stream, maker, output, index, start.danger)
+        if danger is Danger.SMALL and abs(value) >= ORDINARY_LEAST:
+            danger = Danger.LARGE  # no small number is left to explain
+        onward = _onward(stream, maker, output, index, danger)
         if onward is None:
             break
         position, index, through = onward
+        danger = turned(maker, position, danger)
         tensor = maker.inputs[position]
     return links
 
@@ -489,6 +493,34 @@ def departure(links: list[Link], start: _Start) -> int:
             break
         found = place
     return found
+
+
+def _spelled(link: Link) -> list[str]:
+    """Return the element's index; of a source, a colon for each axis along which all are alike."""
+    index = [str(place) for place in link.index or ()]
+    # Where only rows of a variable were read, the index is one of the variable, not of the tensor.
+    if link.what not in {"batch", "variable"} or not _lies_in(link):
+        return index
+    values = seams.view(link.tensor)
+    for kept in range(len(index)):
+        block = wide(values[link.index[:kept]] if link.index else values)
+        alike = np.isnan(block) if math.isnan(link.value) else block == link.value
+        if block.size > 1 and alike.all():
+            return [*index[:kept], *[":"] * (len(index) - kept)]
+    return index
+
+
+def _lies_in(link: Link) -> bool:
+    if link.index is None or link.tensor is None:
+        return False
+    values = seams.view(link.tensor)
+    inside = len(link.index) == values.ndim and all(
+        at < size for at, size in zip(link.index, values.shape, strict=False)
+    )
+    if not inside:
+        return False
+    here = number(values[link.index])
+    return here == link.value or (math.isnan(here) and math.isnan(link.value))
 
 
 def _figures(tensor: Any) -> dict[str, Any]:

@@ -67,6 +67,9 @@ _QUOTIENTS: Final = {
     **dict.fromkeys(("RealDiv", "Div", "DivNoNan", "Xdivy", "FloorDiv", "FloorMod"), 1),
     "SqrtGrad": 0,
 }
+#: Ops that put out 0 for a large input, and ops that turn large into small and back.
+_SATURATING: Final = frozenset({"Softmax", "Sigmoid", "Exp", "Erfc", "Softplus"})
+_INVERTING: Final = frozenset({"Reciprocal", "Inv", "Rsqrt"})
 _CHOICES: Final = frozenset({"Maximum", "Minimum"})
 _OTHER_PAIRS: Final = frozenset(
     {
@@ -116,8 +119,12 @@ def follow(
     look = _LOOKS.get(made.op_type)
     if look is None:
         return None
-    with np.errstate(all="ignore"):
-        return look(_Case(made, output, index, danger, from_batch))
+    try:
+        with np.errstate(all="ignore"):
+            return look(_Case(made, output, index, danger, from_batch))
+    except (IndexError, KeyError, TypeError, ValueError):
+        # A form of the op that is not known here is an op that cannot be followed.
+        return None
 
 
 @final
@@ -162,6 +169,23 @@ def _broadcast(index: Index, shape: tuple[int, ...]) -> Index:
     """Return the element of an operand that belongs to an output element, by broadcasting."""
     own = index[len(index) - len(shape) :]
     return tuple(0 if size == 1 else at for at, size in zip(own, shape, strict=True))
+
+
+def turned(made: Made, position: int, danger: Danger) -> Danger:
+    """Return what is dangerous about an input, given what is about the output.
+
+    Args:
+        made: the op.
+        position: the input that is followed.
+        danger: of the output. 0 comes out of a softmax because of large logits, and a large
+            quotient of a small denominator.
+    """
+    if danger is Danger.SMALL and made.op_type in _SATURATING:
+        return Danger.LARGE
+    inverts = made.op_type in _INVERTING or _QUOTIENTS.get(made.op_type) == position
+    if inverts and danger in {Danger.SMALL, Danger.LARGE}:
+        return Danger.LARGE if danger is Danger.SMALL else Danger.SMALL
+    return danger
 
 
 # ---------------------------------------------------------------------- one number to one
@@ -210,7 +234,7 @@ def _elementwise(case: _Case) -> Step:
     if kind in _CHOICES:
         return _best(case, cells, lambda case, _p, value: float(value == case.value))
     if kind in _SUMS:
-        return _best(case, cells, _magnitude)
+        return _best(case, cells, _summand)
     return _best(case, cells, lambda _case, _p, value: 0.0 if math.isfinite(value) else 1.0)
 
 
@@ -239,6 +263,12 @@ def _badness(value: float) -> float:
 
 def _magnitude(_case: _Case, _position: int, value: float) -> float:
     return abs(value)
+
+
+def _summand(case: _Case, position: int, value: float) -> float:
+    """Score a summand: the larger, but of what cancelled the one that the data decide."""
+    data = case.danger is not Danger.LARGE and case.from_batch(position)
+    return math.inf if data else abs(value)
 
 
 def _factor(case: _Case, _position: int, value: float) -> float:

@@ -447,17 +447,25 @@ class StepWatch:
         """Give the ops of a gradient that the user wrote the layer that it was written for."""
         watch = self
 
-        def record(kind: Any, outputs: Any, inputs: Any, backward: Any, *rest: Any) -> Any:
+        def record(
+            op_type: Any,
+            output_tensors: Any,
+            input_tensors: Any,
+            backward_function: Any,
+            *rest: Any,
+            **named: Any,
+        ) -> Any:
             place = watch._place
 
             def placed(*gradients: Any) -> Any:
                 before, watch._place = watch._place, place
                 try:
-                    return backward(*gradients)
+                    return backward_function(*gradients)
                 finally:
                     watch._place = before
 
-            return original(kind, outputs, inputs, placed if place.layer else backward, *rest)
+            back = placed if place.layer else backward_function
+            return original(op_type, output_tensors, input_tensors, back, *rest, **named)
 
         return record
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Links that the sentence names at most; a longer one is not read.
 _NAMED: Final = 6
+#: From this many links between two that it names the sentence says how many.
+_FAR: Final = 8
 #: Links of a long chain that a report shows: those nearest the failure, those about the departure
 #: and those nearest the source.
 _NEAREST, _AROUND, _LAST = 10, 2, 6
@@ -86,6 +88,9 @@ def _sentence(links: Sequence[Link], event: dict[str, Any]) -> str:
     clauses = [f"{_subject(named[0])} is {number(named[0].value)}"]
     clauses += [f"{_subject(link)} makes {number(link.value)}{_all(links, link)}"
                 for link in named[1:]]  # fmt: skip
+    for place in range(1, len(named)):
+        gap = named[place - 1].link - named[place].link
+        clauses[place] = f"{gap} links on {clauses[place]}" if gap >= _FAR else clauses[place]
     clauses[1:2] = [f"so {clause}" for clause in clauses[1:2]]
     grown = links[0].phase == "backward"
     text = ", ".join(clauses) + f", and {_failed(event, grown=grown)}."

@@ -355,7 +355,11 @@ TABLES: Final[dict[str, TableSpec]] = {
                 _PHASE,
                 _SOURCE,
                 Column("followed", "bool", "the way to the bad element leads through one element"),
-                Column("index", "str", "index of that element, e.g. 5,0; empty for a scalar"),
+                Column(
+                    "index",
+                    "str",
+                    "index of that element, e.g. 5,0; a colon for an axis all along which it is so",
+                ),
                 Column("value", "float", "its value; NaN where no element could be followed"),
                 Column("through", "str", "how the next nearer link was made from it, in words"),
                 Column(

@@ -7,7 +7,7 @@ again and sees which change moved the output most.
 import numpy as np
 import pytest
 
-from divergence_doctor.replay.following import FOLLOWED, Danger, follow
+from divergence_doctor.replay.following import FOLLOWED, Danger, follow, turned
 
 pytestmark = pytest.mark.usefixtures("keras")
 GENERATOR = np.random.default_rng(3)
@@ -202,6 +202,25 @@ def test_a_quotient_is_followed_through_what_makes_it_large():
     assert position(1e30, 1.0) == 0
     assert position(1e30, 0.5) == 0
     assert position(1.0, 0.0) == 1
+
+
+def test_what_cancelled_is_followed_through_the_data():
+    import tensorflow as tf
+
+    made, _ = made_by(tf.subtract, np.array([1.0], "float32"), np.array([0.9], "float32"))
+    step = follow(made, 0, (0,), Danger.SMALL, from_batch=lambda position: position == 1)
+    assert step.position == 1
+    assert follow(made, 0, (0,), Danger.LARGE).position == 0
+
+
+def test_what_is_dangerous_turns_where_an_op_turns_large_into_small():
+    import tensorflow as tf
+
+    softmax, _ = made_by(tf.nn.softmax, np.array([[1.0, 400.0]], "float32"))
+    assert turned(softmax, 0, Danger.SMALL) is Danger.LARGE
+    quotient, _ = made_by(tf.divide, np.array([1.0], "float32"), np.array([1e-9], "float32"))
+    assert turned(quotient, 1, Danger.LARGE) is Danger.SMALL
+    assert turned(quotient, 0, Danger.LARGE) is Danger.LARGE
 
 
 def test_what_is_bad_already_is_followed_first():

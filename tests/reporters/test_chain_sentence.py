@@ -89,6 +89,7 @@ def test_a_long_chain_names_few_links_and_shows_the_telling_ones() -> None:
     long = told(*links)
     assert long.sentence.count("makes") <= 6
     assert "at `MatMul` in `d17`." in long.sentence
+    assert "links on `MatMul` in `d" in long.sentence
     assert len(long.links) + long.left_out == 100
     assert len(long.links) < 30
     assert [link.layer for link in long.links if link.departed] == ["d17"]
