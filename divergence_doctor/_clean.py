@@ -27,16 +27,21 @@ def clean(text: str, limit: int = 120, *, multiline: bool = False) -> str:
     """
     if len(text) > 4 * limit:
         text = text[: 2 * limit] + "…" + text[-2 * limit :]
-    spelled = "".join(
+    # Nearly every name is plain; asked for every call of every layer, so it must cost nothing.
+    spelled = text if text.isascii() and text.isprintable() else _spelled(text, multiline)
+    if len(spelled) <= limit:
+        return spelled
+    head = (limit - 1) // 2
+    return f"{spelled[:head]}…{spelled[len(spelled) - (limit - 1 - head) :]}"
+
+
+def _spelled(text: str, multiline: bool) -> str:  # noqa: FBT001 - clean's own keyword
+    return "".join(
         character
         if unicodedata.category(character) not in _UNPRINTABLE or (multiline and character == "\n")
         else _spell(character)
         for character in unicodedata.normalize("NFC", text)
     )
-    if len(spelled) <= limit:
-        return spelled
-    head = (limit - 1) // 2
-    return f"{spelled[:head]}…{spelled[len(spelled) - (limit - 1 - head) :]}"
 
 
 def _spell(character: str) -> str:

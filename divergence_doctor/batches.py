@@ -566,6 +566,8 @@ class _PerSample:
         zero: zeros.
         low: smallest finite value; NaN when there is none.
         high: largest finite value; NaN when there is none.
+        second_low: smallest finite value above ``low``; NaN when there is none.
+        second_high: largest finite value below ``high``; NaN when there is none.
         integral: every finite value is a whole number.
         size: elements in one sample.
     """
@@ -574,6 +576,8 @@ class _PerSample:
     zero: NDArray[np.int64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
+    second_low: NDArray[np.float64]
+    second_high: NDArray[np.float64]
     integral: NDArray[np.bool_]
     size: int
 
@@ -584,15 +588,16 @@ class _PerSample:
         count, size = rows.shape
         if not size:
             nothing, none = np.zeros(count, dtype=np.int64), np.full(count, np.nan)
-            return cls(nothing, nothing, none, none, np.ones(count, dtype=np.bool_), 0)
+            whole = np.ones(count, dtype=np.bool_)
+            return cls(nothing, nothing, none, none, none, none, whole, 0)
         parts = [
             cls._part(rows[start : start + max(1, _CHUNK // size)])
             for start in range(0, count, max(1, _CHUNK // size))
         ] or [cls._part(rows)]
-        nonfinite, zero, low, high, integral = (
+        nonfinite, zero, low, high, second_low, second_high, integral = (
             np.concatenate(column) for column in zip(*parts, strict=True)
         )
-        return cls(nonfinite, zero, low, high, integral, size)
+        return cls(nonfinite, zero, low, high, second_low, second_high, integral, size)
 
     @staticmethod
     def _part(rows: NDArray[Any]) -> tuple[NDArray[Any], ...]:
@@ -601,12 +606,17 @@ class _PerSample:
         nonfinite = np.count_nonzero(~finite, axis=1)
         low = np.min(wide, axis=1, where=finite, initial=np.inf)
         high = np.max(wide, axis=1, where=finite, initial=-np.inf)
-        none = nonfinite == rows.shape[1]
+        above, below = finite & (wide > low[:, None]), finite & (wide < high[:, None])
+        second_low = np.min(wide, axis=1, where=above, initial=np.inf)
+        second_high = np.max(wide, axis=1, where=below, initial=-np.inf)
         return (
             nonfinite,
             np.count_nonzero(wide == 0, axis=1),
-            np.where(none, np.nan, low),
-            np.where(none, np.nan, high),
+            *(
+                # What was found nowhere is still as it began.
+                np.where(np.isinf(found), np.nan, found)
+                for found in (low, high, second_low, second_high)
+            ),
             np.all((wide == np.rint(wide)) | ~finite, axis=1),
         )
 
@@ -620,6 +630,8 @@ class _PerSample:
                 "size": self.size,
                 "min": float(self.low[sample]),
                 "max": float(self.high[sample]),
+                "second_min": float(self.second_low[sample]),
+                "second_max": float(self.second_high[sample]),
                 "integral": bool(self.integral[sample]),
             }
 

@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from divergence_doctor.randomness import share_of_seeds
 from divergence_doctor.rules import Evidence, Finding, Proof, Rule, Site, Verdict, all_rules
 
 if TYPE_CHECKING:
@@ -165,6 +166,8 @@ def diagnose(trace: Trace, rules: Sequence[Rule] | None = None) -> Diagnosis:
         for verdict in verdicts
         if verdict.finding is not None
     ]
+    share = share_of_seeds(trace)
+    assessed = [_as_far_as_it_holds(item, share) for item in assessed]
     effects = _effects(assessed, by_id)
     assessed.sort(key=lambda item: _rank(item, effects))
     outcome = trace.outcome
@@ -185,7 +188,8 @@ def diagnose(trace: Trace, rules: Sequence[Rule] | None = None) -> Diagnosis:
         for item in causes
         if not item.refuted and item.finding.confidence >= MINIMUM_CONFIDENCE
     ]
-    main = holding[0] if holding else _unexplained(trace, because, trials)
+    able = [item for item in holding if not item.finding.contributes_only]
+    main = able[0] if able else _unexplained(trace, because, trials)
     main_rule = by_id.get(main.finding.cause)
     explained = main_rule.explains if main_rule is not None else frozenset()
     explained |= main.finding.explains
@@ -199,8 +203,11 @@ def diagnose(trace: Trace, rules: Sequence[Rule] | None = None) -> Diagnosis:
         outcome,
         because,
         main=main,
-        contributing=tuple(holding[1:]),
-        findings=findings if holding else (main, *findings),
+        # What the cause explains is its effect, and did not help it along.
+        contributing=tuple(
+            item for item in holding if item is not main and item.finding.cause not in explained
+        ),
+        findings=findings if able else (main, *findings),
         ruled_out=ruled_out,
         trials=trials,
         verdicts=verdicts,
@@ -248,6 +255,21 @@ def _assess(
     )
 
 
+def _as_far_as_it_holds(item: Assessment, share: float) -> Assessment:
+    """Return a finding with what is left of its confidence where not every seed fails the same way.
+
+    The seed of the run that died is unknown, so the share of the seeds that fail like the replay is
+    the chance that the run died of the same. What a trial has mended stays offered at even odds: it
+    is proven for the steps that were replayed.
+    """
+    if share >= 1.0:
+        return item
+    confidence = item.finding.confidence * share
+    if item.confirmed:
+        confidence = max(confidence, min(item.finding.confidence, MINIMUM_CONFIDENCE))
+    return replace(item, finding=replace(item.finding, confidence=round(confidence, 3)))
+
+
 def _aimed_at(finding: Finding, trials: Iterable[TrialRecord]) -> Iterable[TrialRecord]:
     """Yield the trials of this cause that ran with what the finding asks for *now*.
 
@@ -282,6 +304,7 @@ def _rank(item: Assessment, effects: frozenset[str]) -> tuple[Any, ...]:
     return (
         item.symptom,
         item.refuted,
+        item.finding.contributes_only,
         not item.confirmed,
         item.finding.cause in effects,
         by.breadth if by is not None else 9,
@@ -302,6 +325,12 @@ def _ruled_out(causes: list[Assessment], verdicts: tuple[Verdict, ...]) -> Itera
     for verdict in verdicts:
         if verdict.skipped is not None:
             yield RuledOut(verdict.rule, f"not examined: {verdict.skipped}")
+
+
+def _raised(trace: Trace) -> dict[str, Any] | None:
+    steps = trace.table("steps")
+    rows = steps.where(steps["raised"] != "")
+    return rows.row(len(rows) - 1) if len(rows) else None
 
 
 def _unexplained(trace: Trace, because: str, trials: tuple[TrialRecord, ...]) -> Assessment:
@@ -326,9 +355,19 @@ def _unexplained(trace: Trace, because: str, trials: tuple[TrialRecord, ...]) ->
         where = f"the first non-finite value came from {kind}{row['op_type']}" + (
             f" in layer {row['layer']}" if row["layer"] else ""
         )
+    elif (raised := _raised(trace)) is not None:
+        site = Site(
+            step=raised["step"],
+            layer=raised["raised_layer"] or None,
+            op=raised["raised_op"] or None,
+            source=raised["raised_source"] or None,
+        )
+        stage = raised["raised_phase"] or stage
+        where = "that op is the first that failed" if site.op else "no op is known that failed"
+    told = f"It diverged ({because})" if where == because else f"It diverged ({because}); {where}"
     finding = Finding(
         cause=UNEXPLAINED,
-        summary=f"It diverged ({because}); {where}. No known cause could be proven.",
+        summary=f"{told}. No known cause could be proven.",
         confidence=0.0,
         stage=stage,  # type: ignore[arg-type]
         site=site,

@@ -52,7 +52,10 @@ class Request:
         steps: steps to replay at most.
         trials: run the interventions.
         budget: seconds for them.
+        jit: compile the step by XLA or do not; None as recorded in the checkpoint.
+        as_trained: run the step as it was trained too; None where that is quick enough.
         seed: seed where the checkpoint holds no random state.
+        step: number of the checkpoint to take out of a folder of them; None for the latest.
     """
 
     checkpoint: str
@@ -67,6 +70,9 @@ class Request:
     trials: bool = True
     budget: float = 300.0
     seed: int = 0
+    step: int | None = None
+    jit: bool | None = None
+    as_trained: bool | None = None
 
     def to_json(self) -> str:
         """Return the request as JSON."""
@@ -91,6 +97,7 @@ class Request:
             optimizer=self.optimizer,
             learning_rate=self.learning_rate,
             trust=self.trust,
+            step=self.step,
         )
 
 
@@ -121,27 +128,45 @@ def examine(
 
         from divergence_doctor.checkpoints import open_checkpoint
         from divergence_doctor.replay import Engine, Snapshot, match
+        from divergence_doctor.replay.seeds import reseed
     with _timed(timings, "open"):
         progress(-1, "opening the checkpoint", "")
         opened = open_checkpoint(Path(request.checkpoint), request.options())
+        _set_jit(opened, jit=request.jit)
         progress(-1, "reading the batch", "")
         batches = read_batches([Path(path) for path in request.batches])
         fed = [_matched(match, batch, opened.model) for batch in batches]
         for index, (batch, one) in enumerate(zip(batches, fed, strict=True)):
             describe(batch, index, builder, roles=one.roles)
     builder.describe(**_facts(request, opened, batches, fed[0]))
+    reseed(opened.unseeded, request.seed)
     snapshot = Snapshot(opened.model)
     with _timed(timings, "replay"):
         engine = Engine(opened.model, fed, builder, progress)
         engine.replay(steps=request.steps, seed=request.seed)
-    bench = _bench(request, engine, snapshot, batches, builder)
+    with _timed(timings, "as trained"):
+        progress(-1, "the step as it was trained", "")
+        function = _as_trained(request, engine, snapshot, builder, progress)
+    _tell_sequence(len(batches), builder)
+    bench = _bench(request, engine, snapshot, batches, builder, function)
     if bench is not None:
         with _timed(timings, "chain"):
             progress(-1, "chain of origin", "")
             _chain(bench, engine, builder)
     if bench is not None and request.trials:
         with _timed(timings, "trials"):
-            _prove(request, bench, builder, folder, progress)
+            control = _prove(request, bench, builder, progress)
+    if bench is not None and function is None and _unexplained(builder):
+        with _timed(timings, "as trained"):
+            bench.function = _as_trained(request, engine, snapshot, builder, progress, worth=True)
+        if request.trials:
+            _prove(request, bench, builder, progress, control=control)
+    if bench is not None and request.trials:
+        with _timed(timings, "minimal batch"):
+            _smallest(bench, builder, folder, progress)
+    with _timed(timings, "seeds"):
+        progress(-1, "other seeds", "")
+        _other_seeds(request, engine, snapshot, opened, batches, bench, builder, timings)
     builder.describe(run={**builder.context["run"], "timings": timings})
     progress(-1, "writing the trace", "")
     trace = builder.build()
@@ -149,8 +174,57 @@ def examine(
     return trace
 
 
+def _other_seeds(  # noqa: PLR0913, PLR0917 - everything that the steps are run again from
+    request: Request,
+    engine: Any,
+    snapshot: Any,
+    opened: Any,
+    batches: tuple[Batch, ...],
+    bench: Any,
+    builder: TraceBuilder,
+    timings: dict[str, float],
+) -> None:
+    """Where the verdict hangs on random numbers, see whether it holds for others."""
+    from divergence_doctor.replay.seeds import FURTHER, OtherSeeds, draws
+
+    seeds = OtherSeeds(
+        opened.model,
+        batches,
+        engine.batches,
+        snapshot,
+        opened.unseeded,
+        seed=request.seed,
+        steps=bench.enough if bench is not None else len(builder.rows("steps")),
+    )
+    left = request.budget - timings.get("trials", 0.0) - FURTHER * timings["replay"]
+    why_not = "" if request.trials else "--no-trials"
+    if left < 0:
+        why_not = why_not or "the time for trials (--budget) was used up"
+    seeds.settle(draws(engine.last_stream), builder, why_not=why_not)
+
+
+def _tell_sequence(given: int, builder: TraceBuilder) -> None:
+    """Say where a sequence of batches was longer than the steps, or was gone through again."""
+    ran = len(builder.rows("steps"))
+    if given < 2 or given == ran or (ran < given and builder.context["outcome"] == "diverged"):
+        return
+    fidelity = builder.context["fidelity"]
+    told = (
+        f"Of the {given} batches the first {ran} were replayed, one a step; --steps {given} replays"
+        " them all."
+        if ran < given
+        else f"The {given} batches were replayed one a step and over again, for {ran} steps."
+    )
+    builder.describe(fidelity={**fidelity, "notes": [*fidelity["notes"], told]})
+
+
 def _bench(
-    request: Request, engine: Any, snapshot: Any, batches: tuple[Batch, ...], builder: TraceBuilder
+    request: Request,
+    engine: Any,
+    snapshot: Any,
+    batches: tuple[Batch, ...],
+    builder: TraceBuilder,
+    function: Any,
 ) -> Any:
     """Return the failing step, ready for experiments; None where nothing failed."""
     from divergence_doctor.replay import Bench
@@ -168,6 +242,57 @@ def _bench(
         stream=engine.last_stream,
         losses=[str(name) for name in trace.table("targets")["loss"]],
         ran=len(trace.table("steps")),
+        function=function,
+        execution="as-trained"
+        if builder.context.get("failing_execution") == "as-trained"
+        else "reference",
+    )
+
+
+def _set_jit(opened: Any, *, jit: bool | None) -> None:
+    """Have the step compiled by XLA, or not, as the user says instead of the checkpoint."""
+    import warnings
+
+    if jit is None:
+        return
+    model, notes = opened.model, opened.fidelity.setdefault("notes", [])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the model does not support it is told below
+        model.run_eagerly = False
+        model.jit_compile = jit
+    if model.jit_compile == jit:
+        notes.append(f"jit_compile is {jit}, as --{'jit' if jit else 'no-jit'} says")
+    else:
+        notes.append("jit_compile stays False: a layer of the model does not support XLA")
+
+
+def _as_trained(
+    request: Request,
+    engine: Any,
+    snapshot: Any,
+    builder: TraceBuilder,
+    progress: Callable[[int, str, str], None],
+    *,
+    worth: bool = False,
+) -> Any:
+    """Run the step as it was trained, where that is worth it; return it for trials, or None."""
+    from divergence_doctor.replay.as_trained import WORTH, run_as_trained
+    from divergence_doctor.replay.execution import Comparison
+
+    comparison = Comparison(
+        engine.model,
+        snapshot,
+        engine.batches,
+        builder,
+        seed=request.seed,
+        ops=frozenset(op.op_type for op in engine.last_stream.ops),
+    )
+    return run_as_trained(
+        comparison,
+        builder,
+        asked=request.as_trained,
+        affordable=WORTH if worth or request.jit is not None else None,
+        progress=lambda detail: progress(-1, "the step as it was trained", detail),
     )
 
 
@@ -192,23 +317,42 @@ def _matched(match: Callable[[Batch, Any], Any], batch: Batch, model: Any) -> An
         ) from error
 
 
+def _unexplained(builder: TraceBuilder) -> bool:
+    """Say whether nothing explains the failure so far."""
+    main = diagnosis.diagnose(builder.build()).main
+    return main is not None and main.finding.cause == diagnosis.UNEXPLAINED
+
+
 def _prove(
     request: Request,
     bench: Any,
     builder: TraceBuilder,
-    folder: Path,
     progress: Callable[[int, str, str], None],
-) -> None:
-    """Run the trials that the suspects call for, and find the smallest batch that still fails."""
+    *,
+    control: Any = None,
+) -> Any:
+    """Run the trials that the suspects call for and that have not run; return the control's."""
     from divergence_doctor.trials import prove
 
-    prove(
-        diagnosis.plan(builder.build()),
+    ran = {(row["cause"], row["name"], row["parameters"]) for row in builder.rows("trials")}
+    return prove(
+        [
+            (cause, proof)
+            for cause, proof in diagnosis.plan(builder.build())
+            if (cause, proof.trial, json.dumps(dict(proof.parameters), sort_keys=True)) not in ran
+        ],
         bench,
         builder,
         budget=request.budget,
         progress=lambda name: progress(-1, "trial", name),
+        control=control,
     )
+
+
+def _smallest(
+    bench: Any, builder: TraceBuilder, folder: Path, progress: Callable[[int, str, str], None]
+) -> None:
+    """Find the smallest part of the batch that still fails, where samples are to blame."""
     verdict = diagnosis.diagnose(builder.build())
     samples = list(verdict.main.finding.samples) if verdict.main is not None else []
     if samples and len(bench.batches) == 1:
@@ -244,10 +388,6 @@ def _facts(request: Request, opened: Any, batches: tuple[Batch, ...], fed: Any) 
     devices = [device.name for device in tf.config.list_logical_devices()]
     fidelity = dict(opened.fidelity)
     fidelity.setdefault("notes", [])
-    fidelity["execution"] = {
-        "reference": "eager, functions run eagerly",
-        "as_trained": _as_trained(opened.model),
-    }
     arrays: dict[str, list[str]] = {"x": [], "y": [], "sample_weight": []}
     for name, role in fed.roles.items():
         arrays[role].append(name)
@@ -273,28 +413,27 @@ def _facts(request: Request, opened: Any, batches: tuple[Batch, ...], fed: Any) 
             "steps_asked": request.steps,
         },
         "reproduce": {
-            "checkpoint": request.checkpoint,
+            # Of a folder of checkpoints: the one that was opened.
+            "checkpoint": str(opened.source.get("file") or request.checkpoint),
+            "objects": opened.source.get("objects"),
             "format": opened.source.get("format", ""),
             "batch": request.batches[0],
+            "batches": [batch.source for batch in batches],
             "custom_objects": list(request.custom_objects),
             "model": request.model,
             "loss": request.loss,
             "optimizer": request.optimizer,
             "learning_rate": request.learning_rate,
             "trust": request.trust,
+            "jit": request.jit,
             "seed": request.seed,
+            "reseed": bool(opened.unseeded),
             "steps": request.steps,
             "arrays": arrays,
             "input_structure": fed.structure,
             "names": list(fed.names),
         },
     }
-
-
-def _as_trained(model: Any) -> str:
-    if getattr(model, "run_eagerly", False):
-        return "eager"
-    return "graph with XLA (jit_compile)" if getattr(model, "jit_compile", False) else "graph"
 
 
 def _quieten() -> None:

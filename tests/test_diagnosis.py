@@ -8,12 +8,16 @@ import pytest
 
 from divergence_doctor.diagnosis import diagnose, plan
 from divergence_doctor.rules import Example, Finding, Proof, Rule, Site
+from divergence_doctor.trace import TraceBuilder
 from divergence_doctor.trace.synthetic import SyntheticEvent, training_trace
 
 CONTROL = {"name": "control", "cause": "", "breadth": 0, "outcome": "still-fails"}
 
 
-def a_rule(name, *, confidence=0.6, explains=(), symptom=False, proofs=(), finds=True, needs=()):
+def a_rule(
+    name, *, confidence=0.6, explains=(), symptom=False, proofs=(), finds=True, needs=(),
+    contributes_only=False,
+):  # fmt: skip
     """Return a rule that always says the same, made like any other."""
 
     class Fixed(Rule):
@@ -24,7 +28,15 @@ def a_rule(name, *, confidence=0.6, explains=(), symptom=False, proofs=(), finds
 
         def examine(self, _trace):
             return (
-                Finding(name, f"{name} it is", confidence, "loss", Site(), proofs=proofs)
+                Finding(
+                    name,
+                    f"{name} it is",
+                    confidence,
+                    "loss",
+                    Site(),
+                    proofs=proofs,
+                    contributes_only=contributes_only,
+                )
                 if finds
                 else None
             )
@@ -119,6 +131,17 @@ def test_a_symptom_is_never_the_diagnosis():
     assert "dead-units" in [item.finding.cause for item in verdict.findings]
 
 
+def test_what_only_explains_what_was_seen_contributes_and_is_never_the_diagnosis():
+    seen = a_rule("seen", confidence=0.95, contributes_only=True)
+    verdict = diagnose(diverged(), [seen, a_rule("cause", confidence=0.6)])
+    assert verdict.main.finding.cause == "cause"
+    assert [item.finding.cause for item in verdict.contributing] == ["seen"]
+    alone = diagnose(diverged(), [seen])
+    assert alone.main.finding.cause == "unexplained"
+    assert [item.finding.cause for item in alone.contributing] == ["seen"]
+    assert [item.finding.cause for item in alone.findings] == ["unexplained", "seen"]
+
+
 def test_a_healthy_run_gets_no_cause():
     verdict = diagnose(training_trace(), [a_rule("eager", confidence=0.99)])
     assert (verdict.outcome, verdict.main, verdict.contributing) == ("healthy", None, ())
@@ -168,3 +191,34 @@ def test_a_smaller_change_leaves_less_doubt(breadth):
 def test_the_same_trace_gives_the_same_diagnosis():
     trace = diverged(trial("it", "finite"))
     assert diagnose(trace) == diagnose(trace)
+
+
+def with_seeds(*same):
+    """Return a trace that diverged, with seeds that failed the same way or not."""
+    trace = diverged(trial("proven", "finite"))
+    builder = TraceBuilder()
+    builder.describe(**trace.context)
+    for table in ("steps", "trials"):
+        for row in trace.table(table).rows():
+            builder.add(table, **row)
+    for seed, alike in enumerate((True, *same)):
+        builder.add("seeds", seed=seed, outcome="diverged" if alike else "healthy", same=alike)
+    return builder.build()
+
+
+def test_a_verdict_that_holds_over_all_seeds_keeps_its_confidence():
+    rule = a_rule("proven", confidence=0.8)
+    assert diagnose(with_seeds(True, True), [rule]).main.finding.confidence == 0.97
+
+
+def test_a_verdict_that_holds_for_some_seeds_loses_its_share_of_confidence():
+    rule = a_rule("proven", confidence=0.8)
+    main = diagnose(with_seeds(True, False), [rule]).main
+    assert main.finding.confidence == pytest.approx(0.97 * 2 / 3, abs=0.001)
+    assert main.confirmed
+
+
+def test_what_a_trial_mended_stays_offered_and_what_none_did_does_not():
+    proven, likely = a_rule("proven", confidence=0.8), a_rule("likely", confidence=0.9)
+    assert diagnose(with_seeds(False, False), [proven]).main.finding.confidence == 0.5
+    assert diagnose(with_seeds(False, False), [likely]).main.finding.cause == "unexplained"

@@ -30,6 +30,7 @@ class OpenOptions:
         optimizer: Keras name of an optimizer that replaces the checkpoint's, or None.
         learning_rate: replaces the checkpoint's, schedules included, or None.
         trust: allow what can run code on loading.
+        step: number of the checkpoint to take out of a folder of them; None for the latest.
     """
 
     custom_objects: tuple[str, ...] = ()
@@ -38,6 +39,7 @@ class OpenOptions:
     optimizer: str | None = None
     learning_rate: float | None = None
     trust: bool = False
+    step: int | None = None
 
 
 @final
@@ -51,11 +53,13 @@ class Opened:
             missing) and ``notes``, as ``report.json`` holds them.
         source: ``file``, ``format``, ``sha256``, ``keras_version`` (empty when unknown) and
             ``dtype_policy``, the policy under which the model was built.
+        unseeded: the state variables of random generators that the file did not bring back.
     """
 
     model: Any
     fidelity: dict[str, Any]
     source: dict[str, Any]
+    unseeded: tuple[Any, ...] = ()
 
 
 class Checkpoint(ABC):
@@ -66,6 +70,8 @@ class Checkpoint(ABC):
     order: ClassVar[int]
     #: The format holds weights only: it takes ``--model``.
     needs_model: ClassVar[bool] = False
+    #: The format keeps checkpoints of several steps in one folder: it takes ``--step``.
+    has_steps: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
@@ -105,11 +111,12 @@ def choose(path: Path, options: OpenOptions) -> type[Checkpoint]:
 
     Args:
         path: a file, a folder, or the prefix of a ``tf.train.Checkpoint``.
-        options: only ``model`` is looked at.
+        options: only ``model`` and ``step`` are looked at.
 
     Raises:
         NotFoundError: there is no such path.
-        CheckpointError: it is no checkpoint, or holds weights only and ``model`` is not given.
+        CheckpointError: it is no checkpoint, holds weights only and ``model`` is not given, or
+            holds one step only and ``step`` is given.
         RefusedError: it is a SavedModel and ``model`` is not given.
     """
     path = Path(path)
@@ -124,6 +131,14 @@ def choose(path: Path, options: OpenOptions) -> type[Checkpoint]:
             f"{clean(str(path))} holds weights, but no model ({kind.name})",
             why="the layers, the loss and the training step are not in such a file",
             fix="give a factory that returns the compiled model: --model MODULE_OR_FILE:FUNCTION",
+        )
+    if options.step is not None and not kind.has_steps:
+        raise CheckpointError(
+            "no-steps",
+            f"{clean(str(path))} is one checkpoint ({kind.name}); --step has no choice",
+            why="--step picks one of the checkpoints that a tf.train.CheckpointManager keeps in a"
+            " folder",
+            fix="leave --step out, or name the folder of the checkpoints",
         )
     return kind
 

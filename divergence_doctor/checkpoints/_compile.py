@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from divergence_doctor.checkpoints._checkpoint import OpenOptions
-    from divergence_doctor.checkpoints._loading import Fidelity
+    from divergence_doctor.checkpoints._fidelity import Fidelity
 
 
 def settle(file: Path, model: Any, options: OpenOptions, fidelity: Fidelity) -> None:
@@ -84,7 +84,7 @@ def _compile_anew(model: Any, options: OpenOptions, fidelity: Fidelity) -> None:
         # Weights and metrics belong to the outputs as the old loss saw them.
         arguments = {"optimizer": arguments.get("optimizer")}
         arguments["loss"] = _known_loss(options.loss, options)
-        fidelity.note(f"the loss is {clean(options.loss)}, as --loss says")
+        fidelity.note(f"The loss is {clean(options.loss)}, as --loss says.")
     if options.optimizer is not None:
         _choose_optimizer(arguments, options, fidelity)
     if arguments.get("optimizer") is None:
@@ -107,13 +107,13 @@ def _choose_optimizer(arguments: dict[str, Any], options: OpenOptions, fidelity:
     name = options.optimizer or ""
     given, held = _known_optimizer(name, options), arguments.get("optimizer")
     if type(given) is type(getattr(held, "inner_optimizer", held)):
-        fidelity.note(f"the optimizer is the checkpoint's own {clean(name)}, with its slots")
+        fidelity.note(f"The optimizer is the checkpoint's own {clean(name)}, with its slots.")
         return
     arguments["optimizer"] = given
     fidelity.optimizer_state = "missing"
     fidelity.note(
-        f"the optimizer is a fresh {clean(name)}, as --optimizer says;"
-        " the checkpoint's slots are not used"
+        f"The optimizer is a fresh {clean(name)}, as --optimizer says;"
+        " the checkpoint's slots are not used."
     )
 
 
@@ -209,14 +209,14 @@ def _set_learning_rate(model: Any, rate: float, fidelity: Fidelity) -> None:
         ):
             _replace_schedule(model, optimizer, rate)
             fidelity.note(
-                f"the learning rate is {rate:g}, as --learning-rate says, in place of"
-                f" {type(schedule).__name__}"
+                f"The learning rate is {rate:g}, as --learning-rate says, in place of"
+                f" {type(schedule).__name__}."
             )
         else:
             before = float(inner.learning_rate)
             inner.learning_rate = rate
             fidelity.note(
-                f"the learning rate is {rate:g}, as --learning-rate says; it was {before:g}"
+                f"The learning rate is {rate:g}, as --learning-rate says; it was {before:g}."
             )
 
 

@@ -7,9 +7,8 @@ import tempfile
 import warnings
 import zipfile
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING
 
 from divergence_doctor._clean import clean
 from divergence_doctor.checkpoints._archive import damaged
@@ -19,49 +18,11 @@ from divergence_doctor.errors import CheckpointError, DoctorError, LimitError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Restored = Literal["restored", "partial", "missing"]
+    from divergence_doctor.checkpoints._fidelity import Fidelity
 
-_SKIPPED = "Skipping variable loading for optimizer"
+#: What Keras says when it passes over an optimizer's state.
+SKIPPED = "Skipping variable loading for optimizer"
 _NOT_COMPILED = "`compile()` was not called"
-
-
-@final
-@dataclass
-class Fidelity:
-    """What of the training the checkpoint brought back, collected while it is opened."""
-
-    optimizer_state: Restored = "missing"
-    notes: list[str] = field(default_factory=list)
-
-    def note(self, text: str) -> None:
-        """Add a sentence, once."""
-        if text not in self.notes:
-            self.notes.append(text)
-
-    def report(self, model: Any) -> dict[str, Any]:
-        """Return it as ``report.json`` holds it."""
-        generators = seed_generators(model)
-        if generators:
-            self.note(
-                f"the state of {generators} random generator(s) (dropout and the like) is not in a"
-                " checkpoint: the masks are not those of the failing step"
-            )
-        return {
-            "optimizer_state": self.optimizer_state,
-            "random_state": "missing" if generators else "restored",
-            "notes": list(self.notes),
-        }
-
-
-def seed_generators(model: Any) -> int:
-    """Return how many random generators the layers of a model hold."""
-    layers = model._flatten_layers(include_self=True, recursive=True)  # noqa: SLF001 - Keras has no public walk through nested layers
-    found = {
-        id(generator)
-        for layer in layers
-        for generator in getattr(layer, "_seed_generators", None) or ()
-    }
-    return len(found)
 
 
 @contextmanager
@@ -142,11 +103,11 @@ def heed(warnings_given: list[str], fidelity: Fidelity) -> bool:
     """Turn the warnings of a load into notes; say whether an optimizer was left out."""
     skipped = False
     for text in warnings_given:
-        if _SKIPPED in text:
+        if SKIPPED in text:
             skipped = True
             fidelity.note(clean(f"Keras: {' '.join(text.split())}", 300))
         elif _NOT_COMPILED in text:
-            fidelity.note("the model's compile() is custom: Keras does not call it on loading")
+            fidelity.note("The model's compile() is custom: Keras does not call it on loading.")
     return skipped
 
 

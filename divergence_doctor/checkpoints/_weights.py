@@ -6,6 +6,7 @@ Keras, so both are refused before Keras reads the file.
 
 from __future__ import annotations
 
+import io
 import zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -81,6 +82,38 @@ def opened(path: Path) -> Iterator[Any]:
                 yield file
     except (OSError, RuntimeError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise damaged(path, error) from error
+
+
+@contextmanager
+def in_memory(path: Path, most: int) -> Iterator[Any]:
+    """Open the weights for reading in any order, whole in memory where they lie in an archive.
+
+    A member of a zip archive is read from its start again for every step back.
+
+    Args:
+        path: an HDF5 file, or an archive with one in it.
+        most: bytes up to which they are opened; None is given for more.
+
+    Raises:
+        RefusedError: it is damaged.
+    """
+    import h5py
+
+    if is_hdf5(path):
+        with opened(path) as file:
+            yield file if path.stat().st_size <= most else None
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            small = archive.getinfo(WEIGHTS).file_size <= most
+            held = io.BytesIO(archive.read(WEIGHTS)) if small else None
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise damaged(path, error) from error
+    if held is None:
+        yield None
+        return
+    with h5py.File(held, "r") as file:
+        yield file
 
 
 def survey(path: Path) -> Survey:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 from divergence_doctor._clean import clean
 from divergence_doctor.checkpoints._archive import Archive, holds_model, read_archive
 from divergence_doctor.checkpoints._checkpoint import Checkpoint, Opened, OpenOptions
+from divergence_doctor.checkpoints._comparison import compare_hdf5
 from divergence_doctor.checkpoints._compile import (
     build_optimizer,
     compile_arguments,
     has_loss_scaling,
-    optimizers,
     settle,
 )
 from divergence_doctor.checkpoints._config import (
@@ -22,8 +22,8 @@ from divergence_doctor.checkpoints._config import (
     trained_policy,
 )
 from divergence_doctor.checkpoints._custom import collect, unknown_objects
+from divergence_doctor.checkpoints._fidelity import Fidelity, tell_policy
 from divergence_doctor.checkpoints._loading import (
-    Fidelity,
     heed,
     loading,
     policy,
@@ -78,7 +78,8 @@ class KerasArchive(Checkpoint):
                 if options.model is None
                 else _fill(path, options.model, fidelity)
             )
-            fidelity.optimizer_state = _optimizer_state(model, weights, fidelity)
+            compare_hdf5(path, weights, model, fidelity)
+            tell_policy(trained, model, fidelity)
             settle(path, model, options, fidelity)
         return Opened(
             model=model,
@@ -90,6 +91,7 @@ class KerasArchive(Checkpoint):
                 "keras_version": archive.keras_version,
                 "dtype_policy": trained or "",
             },
+            unseeded=tuple(fidelity.unseeded(model)),
         )
 
 
@@ -144,7 +146,7 @@ def _load(
         if unknown or nameless:
             names = ", ".join(clean(reference.key, 60) for reference in unknown)
             if names:
-                fidelity.note(f"left out, because nothing defines it: {names}")
+                fidelity.note(f"Left out, because nothing defines it: {names}.")
             skipped = _compile(named, model, compiled, custom, fidelity)
         if skipped and has_loss_scaling(model) and not weights.under(_INNER):
             _without_loss_scaling(named, model, fidelity)
@@ -207,7 +209,7 @@ def _without_loss_scaling(named: Path, model: Any, fidelity: Fidelity) -> None:
         model.load_weights(named)
     fidelity.notes[:] = [note for note in fidelity.notes if "Skipping variable" not in note]
     heed(said, fidelity)
-    fidelity.note("the model was trained in mixed_float16 without loss scaling")
+    fidelity.note("The model was trained in mixed_float16 without loss scaling.")
 
 
 def _fill(path: Path, factory: str, fidelity: Fidelity) -> Any:
@@ -217,14 +219,5 @@ def _fill(path: Path, factory: str, fidelity: Fidelity) -> Any:
     with suffixed(path, ".keras") as named, loading(path) as said:
         model.load_weights(named)
     heed(said, fidelity)
-    fidelity.note(f"the model comes from --model {clean(factory)}, its weights from the archive")
+    fidelity.note(f"The model comes from --model {clean(factory)}, its weights from the archive.")
     return model
-
-
-def _optimizer_state(model: Any, weights: Survey, fidelity: Fidelity) -> Any:
-    held = optimizers(model)
-    skipped = sum("Skipping variable" in note for note in fidelity.notes)
-    stored = sum("optimizer" in name.partition("/")[0].lower() for name in weights.datasets)
-    if not held or not stored or skipped >= len(held):
-        return "missing"
-    return "partial" if skipped else "restored"

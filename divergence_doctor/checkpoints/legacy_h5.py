@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 from divergence_doctor._clean import clean
 from divergence_doctor.checkpoints._archive import MAX_DEPTH, depth
 from divergence_doctor.checkpoints._checkpoint import Checkpoint, Opened, OpenOptions
+from divergence_doctor.checkpoints._comparison import compare_legacy
 from divergence_doctor.checkpoints._compile import (
     build_optimizer,
     compile_arguments,
@@ -23,9 +24,8 @@ from divergence_doctor.checkpoints._config import (
     trained_policy,
 )
 from divergence_doctor.checkpoints._custom import collect, op_classes, unknown_objects
+from divergence_doctor.checkpoints._fidelity import Fidelity, Restored, tell_policy
 from divergence_doctor.checkpoints._loading import (
-    Fidelity,
-    Restored,
     heed,
     loading,
     policy,
@@ -80,7 +80,7 @@ class LegacyH5(Checkpoint):
         weights = survey(path)
         config, training, version = _configs(path)
         fidelity = Fidelity()
-        fidelity.note("a legacy .h5 keeps no run mode (jit_compile, steps_per_execution)")
+        fidelity.note("A legacy .h5 keeps no run mode (jit_compile, steps_per_execution).")
         trained = trained_policy(config)
         with policy(trained):
             if options.model is None:
@@ -89,7 +89,11 @@ class LegacyH5(Checkpoint):
                 model = _load(path, config, training, options, fidelity)
             else:
                 model = _fill(path, options.model, fidelity)
+            with opened(path) as file:
+                if "model_weights" in file:
+                    compare_legacy(file["model_weights"], model, fidelity)
             fidelity.optimizer_state = _restore_optimizer(path, model, fidelity)
+            tell_policy(trained, model, fidelity)
             settle(path, model, options, fidelity)
         return Opened(
             model=model,
@@ -101,6 +105,7 @@ class LegacyH5(Checkpoint):
                 "keras_version": version,
                 "dtype_policy": trained or "",
             },
+            unseeded=tuple(fidelity.unseeded(model)),
         )
 
 
@@ -226,7 +231,7 @@ def _fill(path: Path, factory: str, fidelity: Fidelity) -> Any:
     with suffixed(path, ".h5") as file, loading(path) as said:
         model.load_weights(file)
     heed(said, fidelity)
-    fidelity.note(f"the model comes from --model {clean(factory)}, its weights from the file")
+    fidelity.note(f"The model comes from --model {clean(factory)}, its weights from the file.")
     return model
 
 
@@ -239,7 +244,10 @@ def _restore_optimizer(path: Path, model: Any, fidelity: Fidelity) -> Restored:
     optimizer = getattr(model, "optimizer", None)
     with opened(path) as file:
         group = file.get("optimizer_weights")
-        if optimizer is None or group is None:
+        if optimizer is None:
+            return "missing"
+        if group is None:
+            fidelity.note("The optimizer starts fresh: the file holds none of its state.")
             return "missing"
         stored = {name: group[name][()] for name in map(_text, group.attrs.get("weight_names", ()))}
     optimizer = type(optimizer).from_config(optimizer.get_config())

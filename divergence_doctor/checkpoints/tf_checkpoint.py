@@ -8,6 +8,7 @@ weight of the model was filled.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
@@ -15,20 +16,30 @@ import numpy as np
 
 from divergence_doctor._clean import clean
 from divergence_doctor.checkpoints._checkpoint import Checkpoint, Opened, OpenOptions
-from divergence_doctor.checkpoints._compile import build_optimizer, settle
-from divergence_doctor.checkpoints._loading import Fidelity, Restored, loading
-from divergence_doctor.checkpoints._user_code import call_factory
+from divergence_doctor.checkpoints._comparison import MOST_BYTES, Comparison, tell, tell_fresh
+from divergence_doctor.checkpoints._compile import optimizers, settle
+from divergence_doctor.checkpoints._factory import made_by
+from divergence_doctor.checkpoints._fidelity import Fidelity, listed, random_states, slots_of
+from divergence_doctor.checkpoints._loading import loading
+from divergence_doctor.checkpoints._steps import choose_step
+from divergence_doctor.checkpoints._user_code import meaningful_line
 from divergence_doctor.errors import CheckpointError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_STATE: Final = re.compile(r'^model_checkpoint_path:\s*"(?P<name>[^"]+)"', re.MULTILINE)
-_MAX_STATE: Final = 1 << 20
 _BOOKKEEPING: Final = frozenset({"save_counter", "_CHECKPOINTABLE_OBJECT_GRAPH", "signatures"})
 #: Put into a weight before reading; what still holds it afterwards was not in the file.
 _MARK: Final = 0.123456789
+_MARK_INT: Final = 123_456_789
+#: End of the name under which the value of a variable lies.
+_VALUE: Final = "/.ATTRIBUTES/VARIABLE_VALUE"
+#: What TensorFlow raises on a damaged index besides its own errors.
+_TF_ERRORS: Final = (ValueError, RuntimeError, IndexError, TypeError, UnicodeDecodeError)
+#: Bytes that a data file may claim for each byte it takes on the disk.
+_MAX_EXPANSION: Final = 1000
+_EXPANSION_FLOOR: Final = 64 << 20
 
 
 @final
@@ -38,16 +49,17 @@ class TfCheckpoint(Checkpoint):
     name: ClassVar[str] = "tf.train.Checkpoint"
     order: ClassVar[int] = 40
     needs_model: ClassVar[bool] = True
+    has_steps: ClassVar[bool] = True
 
     @classmethod
     def can_open(cls, path: Path) -> bool:
         """Say whether the path is the prefix of a checkpoint, one of its files, or its folder."""
-        return find_prefix(path) is not None
+        return choose_step(path, None).prefix is not None
 
     @classmethod
-    def preflight(cls, path: Path, options: OpenOptions) -> None:  # noqa: ARG003 - the interface's
+    def preflight(cls, path: Path, options: OpenOptions) -> None:
         """Check that the data are there beside the index; see the base class."""
-        prefix = _prefix(path)
+        prefix, _ = _prefix(path, options.step)
         if not list(_shards(prefix)):
             raise RefusedError(
                 "damaged-checkpoint",
@@ -59,20 +71,15 @@ class TfCheckpoint(Checkpoint):
     @classmethod
     def open(cls, path: Path, options: OpenOptions) -> Opened:
         """Open the checkpoint; see the base class."""
-        prefix = _prefix(path)
+        prefix, chosen = _prefix(path, options.step)
         names = _stored(prefix)
         fidelity = Fidelity()
-        model = call_factory(options.model or "")
-        if not model.built:
-            raise CheckpointError(
-                "model-not-built",
-                f"the model of --model {clean(options.model or '')} has no weights yet",
-                why="it has not seen the shape of its input",
-                fix="begin it with keras.Input(...), or call it once in the factory",
-            )
-        build_optimizer(model)
-        fidelity.optimizer_state = _restore(prefix, model, names, fidelity)
-        settle(path, model, options, fidelity)
+        if chosen:
+            fidelity.note(chosen)
+        scaled = any("/inner_optimizer/" in f"/{name}" for name in names)
+        with made_by(options.model or "", scaled=scaled, fidelity=fidelity) as model:
+            objects = _restore(prefix, model, names, fidelity)
+            settle(path, model, options, fidelity)
         return Opened(
             model=model,
             fidelity=fidelity.report(model),
@@ -82,50 +89,22 @@ class TfCheckpoint(Checkpoint):
                 "sha256": _sha256(prefix),
                 "keras_version": "",
                 "dtype_policy": model.dtype_policy.name,
+                "objects": objects,
             },
+            unseeded=tuple(fidelity.unseeded(model)),
         )
 
 
-def find_prefix(path: Path) -> Path | None:
-    """Return the prefix of the checkpoint that a path means, or None.
-
-    Args:
-        path: a prefix; one of the files behind it; a folder, whose latest is taken (its
-            ``checkpoint`` file may name no file outside of it); or a SavedModel.
-    """
-    if path.is_dir():
-        variables = path / "variables" / "variables"
-        return variables if _has_index(variables) else _latest(path)
-    plain = path.with_name(re.sub(r"\.(index|data-\d+-of-\d+)$", "", path.name))
-    return plain if _has_index(plain) else None
-
-
-def _has_index(prefix: Path) -> bool:
-    return prefix.with_name(f"{prefix.name}.index").is_file()
-
-
-def _latest(folder: Path) -> Path | None:
-    state = folder / "checkpoint"
-    if state.is_file() and state.stat().st_size <= _MAX_STATE:
-        match = _STATE.search(state.read_text(encoding="utf-8", errors="replace"))
-        if match:
-            named = folder / re.split(r"[\\/]", match.group("name"))[-1]
-            if _has_index(named):
-                return named
-    found = sorted(folder.glob("*.index"), key=lambda index: (index.stat().st_mtime, index.name))
-    return found[-1].with_suffix("") if found else None
-
-
-def _prefix(path: Path) -> Path:
-    prefix = find_prefix(path)
-    if prefix is None:
+def _prefix(path: Path, step: int | None) -> tuple[Path, str]:
+    choice = choose_step(path, step)
+    if choice.prefix is None:
         raise CheckpointError(
             "not-a-checkpoint",
             f"{clean(str(path))} is no tf.train.Checkpoint",
             why="there is no .index file for it",
             fix="give the prefix that was saved, e.g. ckpt/run-12",
         )
-    return prefix
+    return choice.prefix, choice.note
 
 
 def _shards(prefix: Path) -> Iterator[Path]:
@@ -147,13 +126,45 @@ def _sha256(prefix: Path) -> str:
 
 
 def _stored(prefix: Path) -> dict[str, list[int]]:
-    """Return the names and shapes of what the checkpoint holds."""
+    """Return the names and shapes of what the checkpoint holds, from its index alone.
+
+    Raises:
+        RefusedError: the index is damaged, or declares more than the data files can hold.
+    """
     import tensorflow as tf
 
     try:
-        return {name: list(shape) for name, shape in tf.train.list_variables(str(prefix))}
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        reader = tf.train.load_checkpoint(str(prefix))
+        shapes = {name: list(map(int, shape)) for name, shape in _shapes(reader).items()}
+        dtypes = reader.get_variable_to_dtype_map()
+    except (*_TF_ERRORS, tf.errors.OpError) as error:
         raise _damaged(prefix, error) from error
+    declared = sum(
+        math.prod(shape) * max(int(getattr(dtypes[name], "size", 1) or 1), 1)
+        for name, shape in shapes.items()
+    )
+    # The format packs nothing: what is declared must lie there, and not as a hole in a file.
+    stored = sum(_taken(shard) for shard in _shards(prefix))
+    if declared > stored:
+        raise RefusedError(
+            "damaged-checkpoint",
+            f"{clean(prefix.name)} declares {declared:,} bytes of variables and stores {stored:,}",
+            why="its data are cut short, or its index was made up",
+            fix="copy all files of the checkpoint again, or use an earlier one",
+        )
+    return shapes
+
+
+def _taken(shard: Path) -> int:
+    """Return the bytes of a data file; of a large one with holes only what it takes on the disk."""
+    status = shard.stat()
+    if status.st_size <= _EXPANSION_FLOOR:
+        return status.st_size
+    return min(status.st_size, _MAX_EXPANSION * status.st_blocks * 512)
+
+
+def _shapes(reader: Any) -> dict[str, list[int]]:
+    return dict(sorted(reader.get_variable_to_shape_map().items()))
 
 
 def _damaged(prefix: Path, error: BaseException) -> RefusedError:
@@ -165,22 +176,39 @@ def _damaged(prefix: Path, error: BaseException) -> RefusedError:
     )
 
 
-def _restore(prefix: Path, model: Any, names: dict[str, list[int]], fidelity: Fidelity) -> Restored:
-    fresh = [variable.numpy().copy() for variable in _optimizer_variables(model)]
+def _restore(
+    prefix: Path, model: Any, names: dict[str, list[int]], fidelity: Fidelity
+) -> dict[str, str]:
+    """Read the checkpoint into the model; return what hangs in it: ``{"net": "model"}``."""
+    variables = _variables(model)
+    fresh = [np.asarray(variable.value).copy() for variable in variables]
     best: list[str] | None = None
+    said = ""
     for tried in _candidates(model, names):
-        _mark(model)
-        missing = _read(prefix, tried, model)
-        if missing is not None and not missing:
-            return _settle_optimizer(model, fresh, fidelity)
-        if missing is not None and (best is None or len(missing) < len(best)):
+        for variable in variables:
+            variable.assign(_marker(variable))
+        try:
+            missing = _read(prefix, tried, model)
+        except _MisfitError as error:
+            said = said or str(error)
+            continue
+        if not missing:
+            _settle(prefix, model, list(zip(variables, fresh, strict=True)), names, fidelity)
+            return {name: _part(value, model) for name, value in tried.items()}
+        if best is None or len(missing) < len(best):
             best = missing
+    if best is None or (len(best) == len(model.weights) and said):
+        raise CheckpointError(
+            "model-mismatch",
+            f"{clean(prefix.name)} does not fit the model of --model",
+            why=said,
+            fix="let the factory build the model and its optimizer as the training script did",
+        )
     held = [name for name in names if name.partition("/")[0] not in _BOOKKEEPING]
-    wanted = best if best is not None else [variable.path for variable in model.weights]
     raise CheckpointError(
         "model-mismatch",
-        f"{clean(prefix.name)} does not fill the model: {len(wanted)} of its weights are not in it"
-        f" (e.g. {clean(wanted[0], 80) if wanted else 'none'})",
+        f"{clean(prefix.name)} does not fill the model: {len(best)} of its weights are not in it"
+        f" (e.g. {clean(best[0], 80) if best else 'none'})",
         why=f"it holds {_listed(held)}",
         fix="let the factory of --model build the model as the training script did",
     )
@@ -209,8 +237,17 @@ def _candidates(model: Any, names: dict[str, list[int]]) -> Iterator[dict[str, A
     yield {"variables": list(model.variables)}
 
 
-def _read(prefix: Path, tried: dict[str, Any], model: Any) -> list[str] | None:
-    """Read the checkpoint as tried; return which weights it left alone, None where it fails."""
+class _MisfitError(Exception):
+    """What the checkpoint holds under these names does not fit there."""
+
+
+def _read(prefix: Path, tried: dict[str, Any], model: Any) -> list[str]:
+    """Read the checkpoint as tried; return which weights it left alone.
+
+    Raises:
+        RefusedError: it is damaged.
+        _MisfitError: what it holds has other shapes.
+    """
     import tensorflow as tf
 
     misfits = (tf.errors.InvalidArgumentError, tf.errors.NotFoundError)
@@ -225,41 +262,106 @@ def _read(prefix: Path, tried: dict[str, Any], model: Any) -> list[str] | None:
         # ValueError.
         if isinstance(cause, tf.errors.OpError | IndexError) and not isinstance(cause, misfits):
             raise _damaged(prefix, cause) from error
-        return None
+        raise _MisfitError(clean(meaningful_line(cause or error), 240)) from error
     return [variable.path for variable in model.weights if _marked(variable)]
 
 
-def _mark(model: Any) -> None:
-    for variable in (*model.weights, *_optimizer_variables(model)):
-        if "int" not in str(variable.dtype) and str(variable.dtype) != "bool":
-            variable.assign(_marker(variable))
+def _variables(model: Any) -> list[Any]:
+    """Return every variable with numbers: weights, random states, and those of the optimizers."""
+    held = [*model.variables, *(v for one in optimizers(model) for v in one.variables)]
+    return [
+        variable
+        for variable in {id(variable): variable for variable in held}.values()
+        if np.asarray(variable.value).dtype.kind in "fiuV"
+    ]
 
 
 def _marked(variable: Any) -> bool:
-    return bool(variable.shape != (0,) and np.all(variable.numpy() == _marker(variable)))
+    value = np.asarray(variable.value)
+    return bool(value.size and np.all(value == _marker(variable)))
 
 
 def _marker(variable: Any) -> Any:
-    return np.full(tuple(variable.shape), _MARK, dtype=variable.numpy().dtype)
+    dtype = np.asarray(variable.value).dtype
+    if dtype.kind in "iu":
+        mark: Any = min(_MARK_INT, int(np.iinfo(dtype).max) - 1)
+    else:
+        mark = _MARK
+    return np.full(tuple(variable.shape), mark, dtype=dtype)
 
 
-def _optimizer_variables(model: Any) -> list[Any]:
-    optimizer = getattr(model, "optimizer", None)
-    return list(optimizer.variables) if optimizer is not None else []
+def _settle(
+    prefix: Path,
+    model: Any,
+    variables: list[tuple[Any, Any]],
+    names: dict[str, list[int]],
+    fidelity: Fidelity,
+) -> None:
+    """Put fresh values where the checkpoint held none, and tell what it did and did not hold."""
+    found = Comparison()
+    states = {id(state) for state in random_states(model)}
+    weights = {id(variable) for variable in model.weights}
+    slots = {id(variable) for one in optimizers(model) for variable in one.variables}
+    for variable, value in variables:
+        if not _marked(variable):
+            found.taken.append(variable)
+            if id(variable) in states:
+                fidelity.seeded.add(id(variable))
+            continue
+        variable.assign(value)
+        if id(variable) in weights | slots:
+            found.missing.append(variable)
+    left = _left(prefix, [variable for variable, _ in variables], names)
+    found.left = [name for name in left if names[name + _VALUE]]
+    counters = [name for name in left if not names[name + _VALUE]]
+    if counters:
+        fidelity.note(
+            f"Beside the model the checkpoint holds {listed(counters)}, which was not needed."
+        )
+    (tell_fresh if _never_stepped(model, found) else tell)(model, found, fidelity)
 
 
-def _settle_optimizer(model: Any, fresh: list[Any], fidelity: Fidelity) -> Restored:
-    """Put fresh values where the checkpoint held none, and say how much it held."""
-    variables = _optimizer_variables(model)
-    floats = [variable for variable in variables if "int" not in str(variable.dtype)]
-    left = [variable.path for variable in floats if _marked(variable)]
-    for variable, value in zip(variables, fresh, strict=True):
-        if variable.path in left:
-            variable.assign(value)
-    if not left:
-        return "restored" if variables else "missing"
-    fidelity.note(
-        f"{len(floats) - len(left)} of {len(floats)} optimizer variables are in the checkpoint;"
-        " the others start fresh"
+def _never_stepped(model: Any, found: Comparison) -> bool:
+    """Say whether the step counter came back as 0, and no slot did."""
+    held = getattr(model, "optimizer", None)
+    inner = getattr(held, "inner_optimizer", held)
+    if inner is None:
+        return False
+    taken = {id(variable) for variable in found.taken}
+    slots = slots_of(inner)
+    return (
+        bool(slots)
+        and id(inner.iterations) in taken
+        and int(np.asarray(inner.iterations)) == 0
+        and not any(id(slot) in taken for slot in slots)
     )
-    return "missing" if len(left) == len(floats) else "partial"
+
+
+def _part(value: Any, model: Any) -> str:
+    if value is model:
+        return "model"
+    return "variables" if isinstance(value, list) else "optimizer"
+
+
+def _left(prefix: Path, variables: list[Any], names: dict[str, list[int]]) -> list[str]:
+    """Return the names in the checkpoint whose values no variable took."""
+    import tensorflow as tf
+
+    kept = [name for name in names if name.endswith(_VALUE)]
+    kept = [name for name in kept if name.partition("/")[0] not in _BOOKKEEPING]
+    if sum(math.prod(names[name]) for name in kept) * 4 > MOST_BYTES:
+        return []
+    values = {_content(np.asarray(variable.value)) for variable in variables}
+    reader = tf.train.load_checkpoint(str(prefix))
+    try:
+        return [
+            name.removesuffix(_VALUE)
+            for name in kept
+            if _content(np.asarray(reader.get_tensor(name))) not in values
+        ]
+    except (*_TF_ERRORS, tf.errors.OpError) as error:
+        raise _damaged(prefix, error) from error
+
+
+def _content(value: Any) -> tuple[tuple[int, ...], str, bytes]:
+    return (value.shape, str(value.dtype), hashlib.sha256(value.tobytes()).digest())

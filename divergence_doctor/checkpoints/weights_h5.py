@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, final
 
-from divergence_doctor._clean import clean
 from divergence_doctor.checkpoints._checkpoint import Checkpoint, Opened, OpenOptions
-from divergence_doctor.checkpoints._compile import build_optimizer, optimizers, settle
-from divergence_doctor.checkpoints._loading import Fidelity, heed, loading, sha256, suffixed
-from divergence_doctor.checkpoints._user_code import call_factory
-from divergence_doctor.checkpoints._weights import is_hdf5, survey
+from divergence_doctor.checkpoints._comparison import compare_hdf5, compare_legacy
+from divergence_doctor.checkpoints._compile import settle
+from divergence_doctor.checkpoints._factory import made_by
+from divergence_doctor.checkpoints._fidelity import Fidelity
+from divergence_doctor.checkpoints._loading import heed, loading, sha256, suffixed
+from divergence_doctor.checkpoints._weights import Survey, is_hdf5, opened, survey
 from divergence_doctor.checkpoints.legacy_h5 import holds_config
-from divergence_doctor.errors import CheckpointError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,29 +39,22 @@ class WeightsH5(Checkpoint):
         """Open the file; see the base class."""
         weights = survey(path)
         fidelity = Fidelity()
-        model = call_factory(options.model or "")
-        if not model.built:
-            raise CheckpointError(
-                "model-not-built",
-                f"the model of --model {clean(options.model or '')} has no weights yet",
-                why="it has not seen the shape of its input",
-                fix="begin it with keras.Input(...), or call it once in the factory",
-            )
-        build_optimizer(model)
         legacy = "layer_names" in weights.attributes
-        # Keras reads the layout off the end of the name.
-        with (
-            suffixed(path, ".legacy.h5" if legacy else ".weights.h5") as named,
-            loading(path) as said,
-        ):
-            model.load_weights(named)
-        skipped = heed(said, fidelity)
-        stored = weights.under("optimizer") > 0
-        if optimizers(model) and stored and not skipped:
-            fidelity.optimizer_state = "restored"
-        else:
-            fidelity.note("the optimizer starts fresh: the file holds no state that fits it")
-        settle(path, model, options, fidelity)
+        with made_by(options.model or "", scaled=_scaled(weights), fidelity=fidelity) as model:
+            # Keras reads the layout off the end of the name.
+            with (
+                suffixed(path, ".legacy.h5" if legacy else ".weights.h5") as named,
+                loading(path) as said,
+            ):
+                model.load_weights(named)
+            heed(said, fidelity)
+            if legacy:
+                fidelity.note("The optimizer starts fresh: the file holds none of its state.")
+                with opened(path) as file:
+                    compare_legacy(file, model, fidelity)
+            else:
+                compare_hdf5(path, weights, model, fidelity)
+            settle(path, model, options, fidelity)
         return Opened(
             model=model,
             fidelity=fidelity.report(model),
@@ -72,4 +65,10 @@ class WeightsH5(Checkpoint):
                 "keras_version": "",
                 "dtype_policy": model.dtype_policy.name,
             },
+            unseeded=tuple(fidelity.unseeded(model)),
         )
+
+
+def _scaled(weights: Survey) -> bool:
+    """Say whether the file holds the state of a loss-scaling optimizer."""
+    return weights.under("optimizer/inner_optimizer/vars") > 0

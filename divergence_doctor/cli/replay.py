@@ -43,10 +43,25 @@ def replay(  # noqa: PLR0913 - every flag of the command is a parameter of it
     learning_rate: Annotated[
         float | None, typer.Option(help="Learning rate to use instead.")
     ] = None,
+    step: Annotated[
+        int | None,
+        typer.Option(min=0, help="Checkpoint to open in a folder of them. [default: the latest]"),
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Replay at most this many steps.")] = 10,
     trials: Annotated[bool, typer.Option(help="Run the interventions that prove a cause.")] = True,
     budget: Annotated[float, typer.Option(min=0, help="Seconds for the trials.")] = 300.0,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed where none is kept.")] = 0,
+    jit: Annotated[
+        bool | None,
+        typer.Option("--jit/--no-jit", help="Was the step compiled by XLA? [default: as recorded]"),
+    ] = None,
+    as_trained: Annotated[
+        bool | None,
+        typer.Option(
+            "--as-trained/--no-as-trained",
+            help="Run the step as it was trained too. [default: where that is quick]",
+        ),
+    ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Allow what can run code on loading.")
     ] = False,
@@ -83,6 +98,9 @@ def replay(  # noqa: PLR0913 - every flag of the command is a parameter of it
         trials=trials,
         budget=budget,
         seed=seed,
+        step=step,
+        jit=jit,
+        as_trained=as_trained,
     )
     folder = out if out is not None else Path(f"{_stem(checkpoint)}-diagnosis")
     with Progress(steps=steps) as progress:

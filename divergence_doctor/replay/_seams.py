@@ -6,6 +6,7 @@ of its own (``tests/replay/test_seams.py``) that fails by name when TensorFlow o
 
 from __future__ import annotations
 
+import itertools
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
+
+#: Two functions of one name would be one.
+_numbers = itertools.count()
 
 
 @contextmanager
@@ -140,6 +144,16 @@ def identity(tensor: Any) -> int:
     return tensor._id  # type: ignore[no-any-return]  # noqa: SLF001 - the seam
 
 
+def identities(tensors: Any) -> tuple[int, ...]:
+    """Return the identity of each of some eager tensors."""
+    return tuple([tensor._id for tensor in tensors])  # noqa: SLF001 - the seam
+
+
+def dtype_number(tensor: Any) -> int:
+    """Return the number of an eager tensor's dtype (``DataType`` of TensorFlow's protocol)."""
+    return tensor._datatype_enum()  # type: ignore[no-any-return]  # noqa: SLF001 - the seam
+
+
 def has_values(tensor: Any) -> bool:
     """Say whether this is an eager tensor: a graph's symbolic one has an identity and no values."""
     return hasattr(tensor, "_numpy")
@@ -254,3 +268,73 @@ def scaled_rate(optimizer: Any, factor: float) -> Iterator[None]:
         yield
     finally:
         optimizer._learning_rate = schedule  # noqa: SLF001
+
+
+def graph_in_the_making() -> Any:
+    """Return the graph that is being traced into, or None when ops run at once."""
+    import tensorflow as tf
+
+    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+
+
+def function_of(graph: Any, fetches: list[Any], *, jit: bool) -> Callable[[Any], tuple[Any, Any]]:
+    """Return a traced graph as a function once more, without tracing it again.
+
+    Args:
+        graph: a ``FuncGraph`` of one argument.
+        fetches: tensors of it to return beside what it returned.
+        jit: have XLA compile it.
+
+    Returns:
+        A function that takes the argument and gives (what the graph returned, the fetched). It is
+        optimised when it first runs, as the options are then.
+    """
+    import tensorflow as tf
+    from tensorflow.python.eager.polymorphic_function import atomic_function
+
+    number = next(_numbers)
+    own = list(graph.outputs)
+    graph.outputs[:] = [*own, *fetches]
+    try:
+        built = atomic_function.from_func_graph(
+            f"doctor_{graph.name}_{number}", graph, {"_XlaMustCompile": True} if jit else {}
+        )
+    finally:
+        graph.outputs[:] = own
+
+    def run(data: Any) -> tuple[Any, Any]:
+        parts = tf.nest.flatten(data, expand_composites=True)
+        flat = [tensor for tensor in parts if tensor is not None]
+        found = built.call_flat(*flat, *graph.external_captures, *graph.deferred_external_captures)
+        logs = tf.nest.pack_sequence_as(
+            graph.structured_outputs, found[: len(own)], expand_composites=True
+        )
+        return logs, found[len(own) :]
+
+    return run
+
+
+@contextmanager
+def remapper(*, on: bool) -> Iterator[None]:
+    """Leave grappler's remapper, which fuses MatMul, BiasAdd and Relu into one kernel, on or off.
+
+    It holds for what is optimised for the first time inside.
+    """
+    import tensorflow as tf
+
+    if on:
+        yield
+        return
+    before = tf.config.optimizer.get_experimental_options().get("remapping")
+    tf.config.optimizer.set_experimental_options({"remapping": False})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({"remapping": before})
+
+
+def onednn_on() -> bool:
+    """Say whether this build of TensorFlow runs oneDNN's kernels, as the environment asks."""
+    from tensorflow.python.util import _pywrap_util_port
+
+    return bool(_pywrap_util_port.IsMklEnabled())

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from divergence_doctor._clean import clean
+from divergence_doctor.replay.feeding import output_names
 from divergence_doctor.replay.state import innermost, layer_path, optimizers_of
 
 if TYPE_CHECKING:
@@ -127,18 +128,16 @@ def _rate(optimizer: Any) -> float | None:
 
 
 def _targets(model: Any, fed: Fed) -> Iterator[dict[str, Any]]:
-    """Yield one row per output that a compiled loss judges."""
-    losses = _flat_losses(_compiled_loss(model))
-    names = [name for name, role in fed.roles.items() if role == "y"]
-    outputs = list(getattr(model, "output_names", None) or [])
-    for index, loss in enumerate(losses):
-        if loss is None:
+    """Yield one row per output that a compiled loss judges, where its labels can be told."""
+    outputs = output_names(model)
+    judged = list(_judged(_compiled_loss(model), outputs))
+    for place, (index, name, loss) in enumerate(judged):
+        array = _labels_of(fed.names[1], outputs, (index, name), place, alone=len(judged) == 1)
+        if array is None:
             continue
-        output = outputs[index] if index < len(outputs) else f"output/{index}"
-        array = names[index] if index < len(names) else (names[0] if names else "y")
         config = _loss_config(loss)
         yield {
-            "output": clean(str(output)),
+            "output": clean(name),
             "array": array,
             "loss": _loss_name(loss),
             "builtin": _is_builtin(loss),
@@ -152,21 +151,56 @@ def _targets(model: Any, fed: Fed) -> Iterator[dict[str, Any]]:
         }
 
 
+def _judged(loss: Any, outputs: list[tuple[str, ...]]) -> Iterator[tuple[int, str, Any]]:
+    """Yield (output, its name, its loss) as Keras pairs them: dicts by name, lists by place."""
+    names = [known[0] for known in outputs] or ["output/0"]
+    if isinstance(loss, dict):
+        for place, (key, part) in enumerate(loss.items()):
+            index = next((i for i, known in enumerate(outputs) if key in known), place)
+            if part is not None:
+                yield index, str(key), part
+    elif isinstance(loss, list | tuple):
+        for index, part in enumerate(loss):
+            if part is not None:
+                yield index, names[index] if index < len(names) else f"output/{index}", part
+    elif loss is not None:
+        for index, name in enumerate(names):
+            yield index, name, loss
+
+
+def _labels_of(
+    names: Any, outputs: list[tuple[str, ...]], output: tuple[int, str], place: int, *, alone: bool
+) -> str | None:
+    """Return the array that is fed as an output's labels; None where that cannot be told.
+
+    Args:
+        names: the structure of y with array names in it, as the step is fed.
+        outputs: the names that each output goes by.
+        output: place and name of the output.
+        place: the output's place among those that have a loss.
+        alone: it is the only one.
+    """
+    import keras
+
+    index, name = output
+    if isinstance(names, str):
+        return names if alone or len(outputs) < 2 else None
+    if isinstance(names, dict):
+        own = (name, *outputs[index]) if index < len(outputs) else (name,)
+        found = next((names[key] for key in own if isinstance(names.get(key), str)), None)
+        if found is not None:
+            return str(found)
+    flat = [array for array in keras.tree.flatten(names) if isinstance(array, str)]
+    if len(flat) == len(outputs):
+        return flat[index]
+    return flat[place] if isinstance(names, list | tuple) and place < len(flat) else None
+
+
 def _compiled_loss(model: Any) -> Any:
     try:
         return (model.get_compile_config() or {}) and model._compile_loss._user_loss  # noqa: SLF001 - not public
     except Exception:  # noqa: BLE001 - a model that compiles itself has no compiled loss
         return None
-
-
-def _flat_losses(loss: Any) -> list[Any]:
-    import tensorflow as tf
-
-    if loss is None:
-        return []
-    if isinstance(loss, str) or callable(loss):
-        return [loss]
-    return [item for item in tf.nest.flatten(loss) if item is not None]
 
 
 def _resolve(loss: Any) -> Any:

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 
+from divergence_doctor.errors import UsageError
 from divergence_doctor.replay import _seams as seams
 from divergence_doctor.replay.engine import Ran, run_step
+from divergence_doctor.replay.execution import compiled, run_one
 from divergence_doctor.replay.feeding import match, tensors
 from divergence_doctor.replay.opstream import Spot
 from divergence_doctor.replay.outcome import BELOW_ZERO, NEVER_NEGATIVE, runaway, wrecked
@@ -28,6 +30,7 @@ from divergence_doctor.replay.state import (
     seed_everything,
     slot_variables,
 )
+from divergence_doctor.replay.train_function import REFERENCE, TrainFunction, Way
 from divergence_doctor.replay.watch import StepWatch
 from divergence_doctor.stats import all_finite
 from divergence_doctor.trace import TraceBuilder
@@ -83,6 +86,8 @@ class Bench:
         stream: the watched stream of ops of the failing step, for changes to single ops.
         ran: steps that the replay took: more than up to the failing one where it failed while
             finite, which shows only in where the loss ends.
+        function: the step as it was trained, for runs in that execution; None where there is none.
+        execution: the execution that fails, in which every run is unless it says otherwise.
     """
 
     def __init__(  # noqa: PLR0913 - each is one fact of the failing step
@@ -97,12 +102,16 @@ class Bench:
         stream: OpStream | None,
         losses: Sequence[str] = (),
         ran: int = 0,
+        function: TrainFunction | None = None,
+        execution: Way = REFERENCE,
     ) -> None:
         self.model = model
         self.batches = tuple(batches)
         self.failing_step = failing_step
         self.asked = asked
         self.stream = stream
+        self.execution: Way = execution
+        self.function = function
         self._snapshot = snapshot
         self._seed = seed
         self._ran = ran
@@ -122,6 +131,7 @@ class Bench:
         patches: Patches | None = None,
         steps: int | None = None,
         watching: Callable[[int, Fed, Any], AbstractContextManager[None]] | None = None,
+        execution: Way | None = None,
     ) -> Rerun:
         """Run the steps again from the start, with one thing changed.
 
@@ -132,7 +142,14 @@ class Bench:
             patches: results of single ops to replace.
             steps: steps to run; by default those that a change at the point must survive.
             watching: given (step, fed batch, its tensors), what runs around that step.
+            execution: another execution than the one that fails.
+
+        Raises:
+            UsageError: the steps cannot run so in that execution.
         """
+        way = REFERENCE if watching is not None else execution or self.execution
+        if way != REFERENCE:
+            return self._run_compiled(way, batches, prepare, patches, steps or self.enough)
         import tensorflow as tf
 
         eagerly = tf.config.functions_run_eagerly()
@@ -152,6 +169,57 @@ class Bench:
         return Rerun(
             why is None, why or _course(losses), tuple(losses), time.perf_counter() - start
         )
+
+    def _run_compiled(
+        self,
+        way: Way,
+        batches: Sequence[Batch] | None,
+        prepare: Callable[[], AbstractContextManager[None]],
+        patches: Patches | None,
+        steps: int,
+    ) -> Rerun:
+        """Run the steps as they were trained, traced anew where something was changed in them."""
+        if patches or self.function is None:
+            raise UsageError(
+                "not-as-trained",
+                "this change cannot be made in the step as it was trained",
+                why="a single op of a traced graph cannot be replaced"
+                if patches
+                else "the step was not run as it was trained",
+                fix="replay with --as-trained",
+            )
+        start = time.perf_counter()
+        losses: list[float] = []
+        changed = prepare is not nullcontext
+        try:
+            self._snapshot.restore()
+            seed_everything(self._seed)
+            with compiled(), prepare():
+                if changed:
+                    self.function.forget()
+                why = self._compiled_steps(way, batches or self.batches, steps, losses)
+        finally:
+            if changed:
+                self.function.forget()
+            self._snapshot.restore()
+        return Rerun(
+            why is None, why or _course(losses), tuple(losses), time.perf_counter() - start
+        )
+
+    def _compiled_steps(
+        self, way: Way, batches: Sequence[Batch], steps: int, losses: list[float]
+    ) -> str | None:
+        fed = [match(batch, self.model) for batch in batches]
+        ratios: list[float] = []
+        for number in range(steps):
+            before = self._trainable()
+            step = run_one(self.model, self.function, tensors(fed[number % len(fed)]), way)
+            losses.append(step.loss)
+            if step.failure:
+                return f"step {number} {step.failure}"
+            ratios.append(_ratio(before, self._trainable()))
+        gone = runaway(losses) or wrecked(losses, ratios)
+        return None if gone is None else f"finite, but {gone[1]}"
 
     def _steps(
         self,

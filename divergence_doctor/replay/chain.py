@@ -311,11 +311,10 @@ def _begin(stream: OpStream, recording: Recording, first: Op) -> _Start | None:
     if event is None:
         return _of_write(recording, first)
     op = stream.ops[event.op]
-    if op.op_type != first.op_type:
-        return None  # it failed in another way this time: no chain is better than another one's
     forward = stream.ops[op.derivative_of] if op.derivative_of >= 0 else op
     made = _kept(recording, forward.outputs)
-    if made is None:
+    # Where it failed in another way this time, no chain is better than another failure's.
+    if made is None or op.op_type != first.op_type:
         return None
     inner = _kept(recording, op.outputs) if forward is not op else made
     bad = _first_bad(inner) if inner is not None else None

@@ -28,7 +28,7 @@ from divergence_doctor.replay.state import (
     slot_variables,
 )
 from divergence_doctor.replay.watch import StepWatch
-from divergence_doctor.stats import summarize
+from divergence_doctor.stats import all_finite, summarize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,8 +56,10 @@ class Ran:
     stack: str = ""
 
 
-def run_step(model: Any, data: Any) -> Ran:
+def run_step(model: Any, data: Any, step: Callable[[Any], Any] | None = None) -> Ran:
     """Run the model's own ``train_step`` on (x, y, sample_weight), functions eagerly.
+
+    ``step`` runs in its place, where it is given: the same step, traced or compiled.
 
     They are packed as ``fit`` packs them: a custom step may well say ``x, y = data``. Errors that
     come from the numbers (labels, indices, a matrix that cannot be inverted) are part of the answer
@@ -72,7 +74,8 @@ def run_step(model: Any, data: Any) -> Ran:
 
     try:
         model.reset_metrics()
-        return Ran(logs=model.train_step(keras.utils.pack_x_y_sample_weight(*data)))
+        run = step or model.train_step
+        return Ran(logs=run(keras.utils.pack_x_y_sample_weight(*data)))
     except (MemoryError, tf.errors.ResourceExhaustedError) as error:
         raise LimitError(
             "out-of-memory",
@@ -86,7 +89,7 @@ def run_step(model: Any, data: Any) -> Ran:
             raise _cannot_run(error, message) from error
         source, stack = of_exception(error)
         found = re.search(r"\[Op:(\w+)\]", str(error)) or re.search(
-            r"\{\{node (\w+?)(?:_\d+)?\}\}", str(error)
+            r"\{\{node (?:[^}]*/)?(\w+?)(?:_\d+)?\}\}", str(error)
         )
         return Ran(
             raised=message.split(" [Op:")[0],
@@ -103,9 +106,17 @@ def run_step(model: Any, data: Any) -> Ran:
 
 def _one_line(error: Any) -> str:
     """Return an error's text without the colours and line feeds that Keras puts into it."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", _behind_stack(str(error)))
     plain = re.sub(r"^\{\{.*?\}\} ", "", plain)
     return clean(" ".join(plain.split()), 600)
+
+
+def _behind_stack(text: str) -> str:
+    """Return what an op of a graph said: its error tells the stack of its making first."""
+    if not text.startswith("Graph execution error"):
+        return text
+    said = re.split(r'\n  File "[^\n]*', text)[-1]
+    return said.partition("\n\t [[")[0].strip()
 
 
 def _is_about_shapes(message: str) -> bool:
@@ -194,6 +205,8 @@ class Engine:
         self.builder = builder
         self._progress = progress
         self._judge = Judge(builder)
+        #: What was last measured of each variable: after one step is before the next.
+        self._weights: dict[int, dict[str, Any]] = {}
         #: The watched stream of the step that ran last: the failing one, once it has failed.
         self.last_stream: OpStream | None = None
 
@@ -288,16 +301,18 @@ class Engine:
         )
 
     def _weights_before(self, step: int, variables: list[Held]) -> dict[int, NDArray[Any]]:
+        """Record the weights, measured at the end of the step before, and keep the trainable."""
         kept = {}
         for order, held in enumerate(variables):
             values = np.asarray(held.variable.value)
-            self._weight(step, order, "before", held, values)
+            row = self._weights.get(id(held.variable)) or _stats(values)
+            self._weights[id(held.variable)] = row
+            self._weight(step, order, "before", held, row)
             if held.trainable:
                 kept[id(held.variable)] = values.copy()
         return kept
 
-    def _weight(self, step: int, order: int, when: str, held: Held, values: NDArray[Any]) -> None:
-        row = _stats(values)
+    def _weight(self, step: int, order: int, when: str, held: Held, row: dict[str, Any]) -> None:
         self.builder.add(
             "weights",
             step=step,
@@ -311,21 +326,21 @@ class Engine:
         )
 
     def _weights_after(
-        self, step: int, variables: list[Held], before: dict[int, NDArray[Any]], watch: StepWatch
+        self, step: int, variables: list[Held], kept: dict[int, NDArray[Any]], watch: StepWatch
     ) -> _After:
         finite, updates, weights = True, [], []
         for order, held in enumerate(variables):
             values = np.asarray(held.variable.value)
-            row = _stats(values)
+            before = self._weights.get(id(held.variable))
+            row = self._weights[id(held.variable)] = _stats(values)
             good = self._weight_is_sound(held, row)
             finite &= good
-            old = before.get(id(held.variable))
-            if old is not None:
-                l2 = _stats(old)["l2"]
-                weights.append(l2)
-                updates.append(self._update(step, order, held, old, values, l2))
+            old = kept.pop(id(held.variable), None)
+            if old is not None and before is not None:
+                weights.append(before["l2"])
+                updates.append(self._update(step, order, held, _moved(old, values), before, row))
             if not good:
-                self._weight(step, order, "after", held, values)
+                self._weight(step, order, "after", held, row)
                 self._blame_write(held, row, watch)
         return _After(finite=finite, update_norm=_norm(updates), weight_norm=_norm(weights))
 
@@ -345,33 +360,32 @@ class Engine:
         step: int,
         order: int,
         held: Held,
-        old: NDArray[Any],
-        new: NDArray[Any],
-        l2: float,
+        delta: NDArray[Any],
+        before: dict[str, Any],
+        after: dict[str, Any],
     ) -> float:
-        with np.errstate(all="ignore"):
-            delta = new.astype(_work(new)) - old.astype(_work(old))
         row = _stats(delta)
-        bad = _stats(new)
         self.builder.add(
             "updates",
             step=step,
             order=order,
             variable=held.path,
             layer=held.layer,
-            ratio=row["l2"] / l2 if l2 > 0 else math.nan,
-            after_nonfinite=bad["nan"] + bad["posinf"] + bad["neginf"],
+            ratio=row["l2"] / before["l2"] if before["l2"] > 0 else math.nan,
+            after_nonfinite=after["nan"] + after["posinf"] + after["neginf"],
             **row,
         )
         return float(row["l2"]) if _finite(row) else math.nan
 
     def _slots(self, step: int, when: str) -> bool:
+        """Record the optimizer's slots: in full at the start and where bad, else in brief."""
         finite = True
         for order, (variable, path, optimizer) in enumerate(slot_variables(self.model)):
-            row = _stats(np.asarray(variable.value))
-            good = _finite(row)
+            values = np.asarray(variable.value)
+            good = all_finite(values)
             finite &= good
             if when == "before" or not good:
+                row = _stats(values) if step == 0 or not good else _brief(values)
                 self.builder.add(
                     "slots",
                     step=step,
@@ -391,17 +405,35 @@ class _After:
     weight_norm: float
 
 
-def _work(values: NDArray[Any]) -> Any:
-    """Return a dtype in which a difference is formed: at least float32."""
-    return values.dtype if values.dtype.kind == "f" and values.dtype.itemsize >= 4 else np.float32
+def _moved(old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
+    """Return new - old, in at least float32, and in the memory of ``old`` where it has that."""
+    with np.errstate(all="ignore"):
+        if old.dtype.kind == "f" and old.dtype.itemsize >= np.dtype(np.float32).itemsize:
+            np.subtract(new, old, out=old)
+            return old
+        delta: NDArray[np.float32] = new.astype(np.float32) - old.astype(np.float32)
+        return delta
 
 
 def _stats(values: NDArray[Any]) -> dict[str, Any]:
+    return {**_kind(values), **summarize(values)}
+
+
+def _brief(values: NDArray[Any]) -> dict[str, Any]:
+    """Return the size and range of values that are finite."""
+    low, high = (float(values.min()), float(values.max())) if values.size else (math.nan,) * 2
     return {
-        "dtype": str(values.dtype),
-        "shape": "x".join(str(size) for size in values.shape),
-        **summarize(values),
+        **_kind(values),
+        **dict.fromkeys(("nan", "posinf", "neginf"), 0),
+        "size": values.size,
+        "min": low,
+        "max": high,
+        "absmax": max(abs(low), abs(high)),
     }
+
+
+def _kind(values: NDArray[Any]) -> dict[str, Any]:
+    return {"dtype": str(values.dtype), "shape": "x".join(str(size) for size in values.shape)}
 
 
 def _finite(row: dict[str, Any]) -> bool:

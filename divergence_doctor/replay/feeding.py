@@ -104,6 +104,12 @@ def match(batch: Batch, model: Any) -> Fed:
     )
 
 
+def output_names(model: Any) -> list[tuple[str, ...]]:
+    """Return the names that each output goes by; none for a subclassed model."""
+    found = _tensors(model, "outputs")
+    return [] if found is None else [slot.names for slot in _slots(model, "outputs", found)]
+
+
 def tensors(fed: Fed) -> tuple[Any, Any, Any]:
     """Return x, y and sample_weight as TensorFlow tensors in the same structures."""
     import keras

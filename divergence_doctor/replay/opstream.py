@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import numpy as np
 
-from divergence_doctor.replay._seams import has_values, identity, unrecorded, view
+from divergence_doctor.replay._seams import (
+    dtype_number,
+    has_values,
+    identities,
+    identity,
+    unrecorded,
+    view,
+)
 from divergence_doctor.replay.samples import Samples
 from divergence_doctor.replay.source import spell, users_line, users_stack
 from divergence_doctor.stats import all_finite, summarize
@@ -30,6 +37,8 @@ if TYPE_CHECKING:
 _READS = frozenset({"ReadVariableOp", "ResourceGather", "ResourceGatherNd"})
 #: Ops that write a variable: what they write is state from then on.
 _WRITES = frozenset({"AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp"})
+#: Ops whose result is their input's own memory, which was looked at when it was made.
+_VIEWS = frozenset({"Identity", "Reshape", "Squeeze", "ExpandDims"})
 #: Ops that divide, with the place of the denominator.
 _DIVIDES = {"RealDiv": 1, "Div": 1, "DivNoNan": 1, "Xdivy": 1}
 #: Guards that people write below the line, 1e-6 and less, and a quotient that no such guard is
@@ -145,6 +154,9 @@ class OpStream:
         self._samples = Samples(samples, names)
         self._derivative = -1
         self._floating = _floating_dtypes()
+        self._floating_numbers = frozenset(dtype.as_datatype_enum for dtype in self._floating)
+        #: Handles of variables that were found finite, or were given what was.
+        self._sound: set[int] = set()
         self._readers: dict[tuple[str, int], list[int]] = {}
         self._differentiated: set[int] = set()
         self._written: dict[int, int] = {}
@@ -176,23 +188,20 @@ class OpStream:
         line, place = users_line(2), self._place()
         if self.patches and self._derivative < 0:
             self._patch(kind, place, line, outputs)
-        ins = tuple([identity(tensor) for tensor in inputs])
-        outs = tuple([identity(tensor) for tensor in outputs])
+        ins, outs = identities(inputs), identities(outputs)
         self.ops.append(Op(kind, ins, outs, place, self._phase(), line, self._derivative))
         for out in outs:
             self.maker[out] = index
         if ins:
             self._readers.setdefault((kind, ins[0]), []).append(index)
         self._samples.follow(kind, ins, inputs, outs)
-        bad = [
-            position
-            for position, tensor in enumerate(outputs)
-            if tensor.dtype in self._floating and not all_finite(view(tensor))
-        ]
+        bad = () if self._is_known(kind, ins) else self._bad(outputs)
         if bad:
             self._bad_op(index, kind, inputs, outputs, bad)
         elif kind in _WRITES or kind.startswith("Resource"):
-            self._write(index, ins)
+            self._write(index, kind, ins)
+        elif kind == "ReadVariableOp":
+            self._sound.add(ins[0])
         elif self.taints:
             self._carry_through_variants(ins, outputs)
         if kind in _DIVIDES and not bad and self._derivative < 0:
@@ -449,7 +458,7 @@ class OpStream:
     # ------------------------------------------------------------------ inside
 
     def _bad_op(
-        self, index: int, kind: str, inputs: Sequence[Any], outputs: list[Any], bad: list[int]
+        self, index: int, kind: str, inputs: Sequence[Any], outputs: list[Any], bad: Sequence[int]
     ) -> None:
         arrays = [view(outputs[position]) for position in bad]
         counts = _count(arrays)
@@ -623,11 +632,35 @@ class OpStream:
             for op in self.ops
         ]
 
-    def _write(self, index: int, ins: tuple[int, ...]) -> None:
-        if not ins or ins[0] not in self._handles:
+    def _is_known(self, kind: str, ins: tuple[int, ...]) -> bool:
+        """Say whether an op's result is memory that is known to be finite, so not looked at again.
+
+        A variable is looked at when it is first read, and again once an op has written to it whose
+        result has not passed here.
+        """
+        if kind == "ReadVariableOp":
+            return ins[0] in self._sound
+        return kind in _VIEWS and ins[0] in self.maker and ins[0] not in self.taints
+
+    def _bad(self, outputs: Sequence[Any]) -> list[int]:
+        """Return the places of the results that are not finite."""
+        return [
+            position
+            for position, tensor in enumerate(outputs)
+            if dtype_number(tensor) in self._floating_numbers and not all_finite(view(tensor))
+        ]
+
+    def _write(self, index: int, kind: str, ins: tuple[int, ...]) -> None:
+        if not ins:
+            return
+        bad = [key for key in ins[1:] if key in self.taints]
+        if kind == "AssignVariableOp" and not bad and ins[1] in self.maker:
+            self._sound.add(ins[0])
+        else:
+            self._sound.discard(ins[0])
+        if ins[0] not in self._handles:
             return
         self._written[ins[0]] = index
-        bad = [key for key in ins[1:] if key in self.taints]
         self._bad_writes += bad
         # What reads the variable from now on reads what was written, and did not make it.
         if bad:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from divergence_doctor.trace import TraceBuilder
 
@@ -101,6 +101,42 @@ def wrecked(losses: Sequence[float], ratios: Sequence[float]) -> tuple[int, str]
         f"a step {longest:.3g} times as long as the weights took the loss from {losses[0]:.4g} to "
         f"{peak:.4g}, and it still stands at {losses[-1]:.4g} after {len(losses)} steps"
     )
+
+
+def of_both(
+    reference: Mapping[str, Any], failed: tuple[int, str] | None, *, mode: str, finite: bool
+) -> dict[str, Any]:
+    """Return what came of the run, given the reference's verdict and how it went as trained.
+
+    The outcome is about the run. A run that fails in either execution diverged, and the sentence
+    says in which. One that failed while finite (a runaway) is left to the reference: how far finite
+    losses get is a matter of rounding.
+
+    Args:
+        reference: the context's ``outcome``, ``failing_step`` and ``outcome_because``.
+        failed: step and reason of the failure as trained; None where it stayed finite.
+        mode: how it was trained, in words.
+        finite: the reference failed while loss and state were finite.
+    """
+    because = str(reference["outcome_because"])
+    if reference["outcome"] == "diverged":
+        if failed is not None or finite:
+            return {"failing_execution": "both"}
+        return {
+            "failing_execution": "reference",
+            "outcome_because": f"{because}; so it is in the reference execution, op by op: as "
+            f"trained, {mode}, the loss and the state stay finite",
+        }
+    if failed is None:
+        return {"failing_execution": ""}
+    step, why = failed
+    return {
+        "outcome": "diverged",
+        "failing_step": step,
+        "failing_execution": "as-trained",
+        "outcome_because": f"as trained, {mode}, {why}; in the reference execution, op by op, the "
+        "loss and the state stay finite",
+    }
 
 
 @final

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import sysconfig
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,18 @@ _LIBRARY = tuple(
 )
 
 
-@cache
+#: What a code object is, by its identity: a library's, the user's, or the door. The object itself
+#: is kept, so that its identity is not given to another; to hash it would read all its constants.
+_KINDS: dict[int, tuple[int, CodeType]] = {}
+_LIBRARYS, _USERS, _DOOR = 0, 1, 2
+
+
+def _kind(code: CodeType) -> int:
+    kind = _DOOR if _is_door(code) else _USERS if _is_users(code) else _LIBRARYS
+    _KINDS[id(code)] = (kind, code)
+    return kind
+
+
 def _is_users(code: CodeType) -> bool:
     """Say whether a code object was written by the user, not by a library or by us.
 
@@ -65,9 +75,12 @@ def users_line(depth: int = 1) -> tuple[str, int] | None:
         depth: frames of ours to skip.
     """
     frame: FrameType | None = sys._getframe(depth)  # noqa: SLF001 - CPython's documented frame walk
-    while frame is not None and not _is_door(frame.f_code):
-        if _is_users(frame.f_code):
-            return _written(frame)
+    while frame is not None:
+        code = frame.f_code
+        known = _KINDS.get(id(code))
+        kind = known[0] if known is not None else _kind(code)
+        if kind != _LIBRARYS:
+            return _written(frame) if kind == _USERS else None
         frame = frame.f_back
     return None
 

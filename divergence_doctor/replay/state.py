@@ -13,6 +13,8 @@ from divergence_doctor.replay._seams import forget_global_seed_generator
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from numpy.typing import NDArray
+
 
 def layer_path(layer: Any, root: Any) -> str:
     """Return the path of a layer as Keras gives it, without the name of the whole model.
@@ -141,6 +143,10 @@ class Snapshot:
         for variable in self._variables():
             _, value = self._kept.get(id(variable), (None, None))
             variable.assign(np.zeros(variable.shape, variable.dtype) if value is None else value)
+
+    def value(self, variable: Any) -> NDArray[Any] | None:
+        """Return what one variable held, not to be changed; None for one that came up since."""
+        return self._kept.get(id(variable), (None, None))[1]
 
     def _variables(self) -> list[Any]:
         optimizers = optimizers_of(self._model)

@@ -22,8 +22,6 @@ from divergence_doctor.stats import summarize
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from numpy.typing import NDArray
-
     from divergence_doctor.trace import TraceBuilder
 
 #: Calls of one layer in one step whose tensors are recorded; a cell of an RNN is called once per
@@ -71,7 +69,12 @@ class StepWatch:
         self._noted = False
         self.loss: float | None = None
         self.targets: list[float] = []
-        self.gradients: dict[int, Any] = {}
+        #: For each trainable variable, by identity: norm of its gradient, and whether it is finite.
+        self.gradients: dict[int, tuple[float, bool]] = {}
+        #: What was measured, by the identity of the tensor: the gradient of a sum comes back to
+        #: each of its terms as one and the same tensor.
+        self._measured: dict[int, dict[str, Any]] = {}
+        self._paths: dict[int, tuple[str, Any]] = {}
         self._samples = samples
         self._order = 0
         self._back_order = 0
@@ -97,7 +100,7 @@ class StepWatch:
         if _is_floating(tensor) and name.partition("/")[0] not in {"y", "sample_weight"}:
             self.builder.add(
                 "activations", step=self.step, order=-1, layer="", layer_class="Input", call=0,
-                role="input", **_tensor(tensor),
+                role="input", **self._measure(tensor),
             )  # fmt: skip
 
     @contextmanager
@@ -170,7 +173,11 @@ class StepWatch:
         before = self._place
         if self.phase == "update" and not self._updating:
             self.phase = "forward"
-        path = layer_path(layer, self.model)
+        known = self._paths.get(id(layer))
+        path = known[0] if known is not None else layer_path(layer, self.model)
+        if known is None and getattr(layer, "built", True):
+            # The layer is kept with it, so that its identity is not given to another.
+            self._paths[id(layer)] = (path, layer)
         number = self._calls.get(path, 0)
         self._calls[path] = number + 1
         self._place = Place(path, type(layer).__name__, number)
@@ -200,7 +207,7 @@ class StepWatch:
                 layer_class=place.layer_class,
                 call=place.call,
                 role="output" if position == 0 else f"output/{position}",
-                **_tensor(tensor),
+                **self._measure(tensor),
             )
             # A recurrent cell hands its output on as its state too: the same tensor, the same tap.
             if position == 0:
@@ -210,6 +217,19 @@ class StepWatch:
         if all(new is old for new, old in zip(tapped, flat, strict=True)):
             return outputs
         return tf.nest.pack_sequence_as(outputs, tapped)
+
+    def _measure(self, tensor: Any) -> dict[str, Any]:
+        """Return the statistics of a tensor, computed once per tensor."""
+        key = seams.identity(tensor)
+        row = self._measured.get(key)
+        if row is None:
+            values = seams.view(tensor)
+            row = self._measured[key] = {
+                "dtype": tensor.dtype.name,
+                "shape": "x".join(str(size) for size in values.shape),
+                **summarize(values),
+            }
+        return row
 
     def _tap(self, tensor: Any, place: Place) -> Any:
         """Return the same tensor with an eye on the gradient that comes back to it."""
@@ -245,7 +265,7 @@ class StepWatch:
             layer_class=place.layer_class,
             call=place.call,
             variable="",
-            **_tensor(values),
+            **self._measure(values),
         )
 
     # ------------------------------------------------------------------ losses
@@ -388,7 +408,8 @@ class StepWatch:
         self.stream.reach([_values(tensor) for _, tensor in gradients], "gradient")
         owners = self._owners()
         for variable, tensor in gradients:
-            self.gradients[id(variable)] = _norm_parts(_values(tensor))
+            row = self._measure(_values(tensor))
+            self.gradients[id(variable)] = (row["l2"], _is_finite(row))
             order, self._back_order = self._back_order, self._back_order + 1
             layer, kind = owners.get(id(variable), ("", ""))
             self.builder.add(
@@ -399,7 +420,7 @@ class StepWatch:
                 layer_class=kind,
                 call=-1,
                 variable=clean(variable.path),
-                **_tensor(_values(tensor)),
+                **row,
             )
         return True
 
@@ -489,15 +510,6 @@ def _is_floating(tensor: Any) -> bool:
     return seams.has_values(tensor) and bool(getattr(dtype, "is_floating", False))
 
 
-def _tensor(tensor: Any) -> dict[str, Any]:
-    values = seams.view(tensor)
-    return {
-        "dtype": tensor.dtype.name,
-        "shape": "x".join(str(size) for size in values.shape),
-        **summarize(values),
-    }
-
-
 def _scalar(tensor: Any) -> float | None:
     """Return the sum of a loss tensor as a float, or None for what is no number."""
     if not _is_floating(tensor):
@@ -507,8 +519,5 @@ def _scalar(tensor: Any) -> float | None:
         return float(values.sum())
 
 
-def _norm_parts(tensor: Any) -> tuple[float, bool]:
-    """Return the L2 norm of a gradient's finite part, and whether all of it is finite."""
-    values: NDArray[Any] = seams.view(tensor)
-    summary = summarize(values)
-    return summary["l2"], summary["nan"] + summary["posinf"] + summary["neginf"] == 0
+def _is_finite(row: dict[str, Any]) -> bool:
+    return bool(row["nan"] + row["posinf"] + row["neginf"] == 0)

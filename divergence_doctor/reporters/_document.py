@@ -80,9 +80,17 @@ def document(trace: Trace, diagnosis: Diagnosis) -> Document:
             pictures=tuple(_pictures(trace)),
             notes=tuple(_notes(trace)),
             reproduce=dict(reproduce) if isinstance(reproduce, dict) else None,
-            execution=cause is not None and cause.stage == "execution",
+            execution=_needs_compiled(trace, cause),
         )
     )
+
+
+def _needs_compiled(trace: Trace, cause: Cause | None) -> bool:
+    """Say whether the failure shows only in the step as it was trained."""
+    failing = trace.context.get("failing_execution")
+    if failing:
+        return bool(failing == "as-trained")
+    return cause is not None and cause.stage == "execution"
 
 
 def _cleaned(value: T) -> T:
@@ -310,6 +318,8 @@ def _flags(asked: Mapping[str, Any]) -> list[str]:
         value = asked.get(key)
         for item in value if isinstance(value, list) else [value]:
             words += [] if item is None else [flag, str(item)]
+    if asked.get("jit") is not None:
+        words.append("--jit" if asked["jit"] else "--no-jit")
     return [*words, "--trust"] if asked.get("trust") else words
 
 

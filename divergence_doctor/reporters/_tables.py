@@ -116,8 +116,12 @@ class _Summary:
         self.std = _larger(self.std, std)
         self.extra = _larger(self.extra, extra)
         self.nonfinite += nonfinite
-        # hypot, not a sum of squares: norms up to 1e308 must not overflow on the way.
-        self.l2 = l2 if math.isnan(self.l2) else math.hypot(self.l2, l2)
+        # The recorded norm is that of the finite elements: what holds others has none to show.
+        if self.nonfinite:
+            self.l2 = math.nan
+        else:
+            # hypot, not a sum of squares: norms up to 1e308 must not overflow on the way.
+            self.l2 = l2 if math.isnan(self.l2) else math.hypot(self.l2, l2)
 
 
 def _larger(left: float, right: float) -> float:

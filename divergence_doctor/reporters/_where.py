@@ -236,8 +236,14 @@ def _offender(trace: Trace, batch: int, sample: int, cells: Table) -> Offender:
             for row in _first(rows, MAX_OPERANDS)
         ),
         cells=tuple(_cell(row) for row in _first(cells.select(sample=sample), MAX_CELLS)),
-        loss=float(losses["value"][0]) if len(losses) else None,
+        loss=_worst(losses["value"].tolist()),
     )
+
+
+def _worst(losses: list[float]) -> float | None:
+    """Return the loss term that went bad, if one did, else the largest."""
+    bad = [loss for loss in losses if not math.isfinite(loss)]
+    return bad[0] if bad else max(losses, default=None)
 
 
 def _cell(row: dict[str, Any]) -> Cell:

@@ -144,8 +144,10 @@ def _escaped(mark: str) -> str:
 
 
 def _words(text: str) -> str:
+    """Return prose with what could start markup as code; a bracketed list is one word."""
     return "".join(
-        word if not _RISKY.search(word) else _risky_word(word) for word in re.split(r"(\s+)", text)
+        word if not _RISKY.search(word) else _risky_word(word)
+        for word in re.split(r"(\s+)(?![^\[\]]*\])", text)
     )
 
 

@@ -83,10 +83,14 @@ def _in_docstring(text: str) -> str:
 def _values(document: Document, asked: Mapping[str, Any]) -> dict[str, Any]:
     x, y, sample_weight = _structures(asked)
     policy = document.run.get("dtype_policy")
+    objects = asked.get("objects")
+    if not isinstance(objects, dict) or not objects:
+        objects = {"model": "model", "optimizer": "optimizer"}
     return {
         "title": document.title,
         "checkpoint": str(asked["checkpoint"]),
-        "batch": str(asked["batch"]),
+        "batches": _texts(asked.get("batches")) or [str(asked["batch"])],
+        "objects": {str(name): str(part) for name, part in objects.items()},
         "custom_objects": _texts(asked.get("custom_objects")),
         "model": _text(asked.get("model")),
         "loss": _text(asked.get("loss")),
@@ -95,8 +99,10 @@ def _values(document: Document, asked: Mapping[str, Any]) -> dict[str, Any]:
         "dtype_policy": policy if isinstance(policy, str) and policy != "float32" else None,
         "trust": bool(asked.get("trust")),
         "seed": int(asked.get("seed") or 0),
+        "reseed": bool(asked.get("reseed")),
         "steps": max(int(asked.get("steps") or 1), 1),
         "eager": not document.execution,
+        "jit": asked.get("jit") if isinstance(asked.get("jit"), bool) else None,
         "runaway": None if _nonfinite_seen(document) else _RUNAWAY,
         "x": x,
         "y": y,

@@ -74,6 +74,8 @@ class Finding:
         proofs: trials that would prove it, the smallest change first.
         explained_by: for a symptom, the cause that explains it.
         explains: causes that are this one's effects in this trace, beside those that always are.
+        contributes_only: it explains what was seen of a failure that it did not make; it is never
+            the diagnosis.
     """
 
     cause: str
@@ -87,6 +89,7 @@ class Finding:
     proofs: tuple[Proof, ...] = ()
     explained_by: str | None = None
     explains: frozenset[str] = frozenset()
+    contributes_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,10 +118,19 @@ def pace(trace: Trace) -> Pace | None:
 def _ratio(trace: Trace, steps: Table) -> tuple[float, str]:
     """Return the largest update of a weight matrix in the first steps, and whose it is.
 
-    Vectors are left out: a bias that starts at zero moves by its whole norm in healthy training.
+    Vectors are left out, and so is what starts at zero, like the two-dimensional biases of an
+    attention layer: they move by their whole norm in healthy training.
     """
     updates = trace.table("updates")
-    matrices = np.asarray([str(shape).count("x") >= 1 for shape in updates["shape"]], dtype=bool)
+    held = trace.table("weights").select(step=0, when="before")
+    started = set(held["variable"][held["absmax"] == 0])
+    matrices = np.asarray(
+        [
+            "x" in str(shape) and variable not in started
+            for shape, variable in zip(updates["shape"], updates["variable"], strict=True)
+        ],
+        dtype=bool,
+    )
     kept = matrices & np.isfinite(updates["ratio"]) & (updates["step"] < FIRST_STEPS)
     rows = updates.where(kept)
     if len(rows):

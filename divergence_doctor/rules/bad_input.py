@@ -128,7 +128,8 @@ class BadInput(Rule):
 
     def _raised_lookup(self, trace: Trace) -> Finding | None:
         step = _batch.raised(trace)
-        if step is None or step["raised_phase"] == "loss":
+        # Beyond the forward pass no op looks up what the batch asks for.
+        if step is None or step["raised_phase"] != "forward":
             return None
         said = _INDEX.search(step["raised"]) or _INDEX_ND.search(step["raised"])
         if said is None:

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 import numpy as np
 
 from divergence_doctor.rules import _batch
+from divergence_doctor.rules._producer import bad_output, forward_fault
 from divergence_doctor.rules._rule import Evidence, Example, Finding, Proof, Rule, Site
 from divergence_doctor.trace.synthetic import SyntheticEvent, training_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
 
     from divergence_doctor.trace import Trace
     from divergence_doctor.trace.table import Table
@@ -23,6 +26,8 @@ _SAID: Final = re.compile(
     r"label value of (?P<label>-?\d+) which is outside the valid range of \[0, ?(?P<classes>\d+)\)"
     r"|indices\[[\d,]*\] = (?P<index>-?\d+) is not in \[0, ?(?P<n>\d+)\)"
 )
+#: What CTC says of a label that needs more frames than there are, and of which sample it is.
+_TOO_LONG: Final = re.compile(r"\(required: \d+, available: \d+\)(?P<row>\d+)")
 #: Ops that raise because of a label and of nothing else.
 _LABEL_OPS: Final = frozenset({"SparseSoftmaxCrossEntropyWithLogits", "CTCLoss", "CTCLossV2"})
 #: What a NaN label becomes when a float is cast to int64 on x86.
@@ -51,6 +56,26 @@ class _Labels:
     @property
     def loss(self) -> str:
         return str(self.target["loss"])
+
+    @property
+    def range(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the smallest and largest label of each sample, the ignored one left out.
+
+        Where nothing but the ignored label is left, NaN.
+        """
+        least, most = self.samples["min"], self.samples["max"]
+        if self.ignored is None:
+            return least, most
+        if "second_min" not in self.samples:
+            # A trace of an older version: what is ignored may hide what is not.
+            hidden = least == self.ignored, most == self.ignored
+            return np.where(hidden[0], np.nan, least), np.where(hidden[1], np.nan, most)
+        within = np.where(most == least, np.nan, self.samples["second_min"])
+        below = np.where(most == least, np.nan, self.samples["second_max"])
+        return (
+            np.where(least == self.ignored, within, least),
+            np.where(most == self.ignored, below, most),
+        )
 
     @property
     def ignored(self) -> int | None:
@@ -152,7 +177,7 @@ class BadLabels(Rule):
     def examine(self, trace: Trace) -> Finding | None:
         """Return what is wrong with the labels, the gravest first, or None."""
         problems = sorted(
-            (*_raised(trace), *_nonfinite(trace), *_domains(trace)),
+            (*_raised(trace), *_infeasible(trace), *_nonfinite(trace), *_domains(trace)),
             key=lambda problem: -problem.confidence,
         )
         if not problems:
@@ -313,12 +338,15 @@ def _raised(trace: Trace) -> Iterator[_Problem]:
         return
     where = step["raised_op"] or "the loss"
     if said is None:
+        told = _TOO_LONG.search(step["raised"])
+        refused: tuple[int, ...] = (int(told["row"]),) if told is not None else ()
+        words = step["raised"] if told is None else step["raised"][: told.start("row")]
         yield _Problem(
             array=next(iter(_batch.arrays(trace, "y")["name"]), "y"),
-            says=f"{where} refused the labels: {_one_line(step['raised'])}",
+            says=f"{where} refused the labels{_of(refused)}: {_one_line(words)}",
             confidence=BadLabels.RAISED,
-            rows=(),
-            total=0,
+            rows=refused,
+            total=len(set(trace.table("samples")["sample"].tolist())),
             evidence=Evidence("what the op said", where, "/steps/raised"),
             remedy=_CTC if where.startswith("CTC") else _REMAP,
             step=step,
@@ -334,13 +362,43 @@ def _raised(trace: Trace) -> Iterator[_Problem]:
         rows=rows,
         total=total,
         evidence=Evidence("label that the op refused", value, "/steps/raised"),
-        remedy=_DROP if value == _CAST_NAN else _REMAP if value < 0 else _ENLARGE,
+        remedy=_DROP if value == _CAST_NAN else _for_class(value, classes),
         low=0,
         high=classes - 1,
         integral=True,
         step=step,
         finite=value != _CAST_NAN,
     )
+
+
+def _infeasible(trace: Trace) -> Iterator[_Problem]:
+    """Yield labels that no path through the frames spells: CTC's loss of them is infinite.
+
+    That of a label which can be spelt is not, unless logits differ by 1e37.
+    """
+    producer = forward_fault(trace)
+    if producer is None or not producer.op_type.startswith("CTCLoss") or producer.derivative:
+        return
+    if not producer.inf or any(operand.nonfinite for operand in producer.all("input")):
+        return
+    yield _Problem(
+        array=next(iter(_batch.arrays(trace, "y")["name"]), "y"),
+        says=f"{producer.op_type} finds no way to spell the labels{_of(producer.samples)} in the "
+        "frames that there are, and gives an infinite loss",
+        confidence=BadLabels.UNBOUNDED,
+        rows=producer.samples,
+        total=producer.batch_size,
+        evidence=bad_output(producer),
+        remedy=_CTC,
+    )
+
+
+def _for_class(value: int, classes: int) -> str:
+    """Return the remedy for a class id out of range: one far beyond was no class id to begin with.
+
+    A palette's 128 or 255 is to be remapped; units up to there would never be trained.
+    """
+    return _ENLARGE if 0 <= value < 2 * max(classes, 2) else _REMAP
 
 
 def _one_line(message: str) -> str:
@@ -354,10 +412,18 @@ def _kind_of(value: int, classes: int) -> str:
 
 def _holders(trace: Trace, value: int, classes: int) -> tuple[str, tuple[int, ...], int]:
     """Return the label array that holds values out of range, its bad samples and all samples."""
-    rows = list(_batch.arrays(trace, "y").rows())
+    targets = trace.table("targets")
+    sparse = {target["array"] for target in targets.rows() if target["loss"] in _SPARSE}
+    # A continuous target may well hold the number too: first those that the op can have been given.
+    rows = sorted(_batch.arrays(trace, "y").rows(), key=lambda row: row["name"] not in sparse)
     for row in rows:
         samples = _batch.of_array(trace, "samples", row)
-        bad = (samples["max"] >= classes) | (samples["min"] < 0) | (samples["nonfinite"] > 0)
+        labels = [
+            _Labels(trace, row, target, samples)
+            for target in targets.select(array=row["name"]).rows()
+        ]
+        least, most = labels[0].range if labels else (samples["min"], samples["max"])
+        bad = (most >= classes) | (least < 0) | (samples["nonfinite"] > 0)
         fits = row["nan"] > 0 if value == _CAST_NAN else row["min"] <= value <= row["max"]
         if fits and np.any(bad):
             return row["name"], _batch.picked(samples, bad), len(samples)
@@ -416,10 +482,7 @@ def _domains(trace: Trace) -> Iterator[_Problem]:
 
 
 def _sparse(labels: _Labels) -> Iterator[_Problem]:
-    least, most = labels.samples["min"], labels.samples["max"]
-    if labels.ignored is not None:
-        least = np.where(least == labels.ignored, np.nan, least)
-        most = np.where(most == labels.ignored, np.nan, most)
+    least, most = labels.range
     classes = labels.target["classes"]
     ranged = f"only 0 to {classes - 1} are classes" if classes > 0 else "class ids start at 0"
     yield from _outside(
@@ -429,13 +492,13 @@ def _sparse(labels: _Labels) -> Iterator[_Problem]:
         BadLabels.OUT_OF_RANGE,
         _REMAP,
     )
-    if classes > 0:
+    if classes > 0 and np.any(most >= classes):
         yield from _outside(
             labels,
             most >= classes,
             f"beyond the {classes} classes ({labels.row['max']:g}): {ranged}",
             BadLabels.OUT_OF_RANGE,
-            _ENLARGE,
+            _for_class(int(np.nanmax(most)), classes),
         )
     yield from _outside(
         labels,

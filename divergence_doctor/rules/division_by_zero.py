@@ -165,9 +165,13 @@ class DivisionByZero(Rule):
             samples=producer.blamed,
             evidence=(*_evidence(producer, denominator), bad_output(producer)),
             remedies=_remedies(producer, denominator),
-            # A denominator that is not 0 already stands where the trial would move it.
-            proofs=proofs(producer) if confidence > self.GUARD_ALONE else left_out(producer),
+            proofs=proofs(producer) if confidence > self.GUARD_ALONE else self._guarded(producer),
         )
+
+    def _guarded(self, producer: Producer) -> tuple[Proof, ...]:
+        """Return the trials for a denominator that is not 0: its epsilon has to go as well."""
+        safe = {"op_type": producer.op_type, "layer": producer.layer, "source": producer.source}
+        return (Proof("safe-op", {**safe, "almost": self.GUARD}), *left_out(producer))
 
     @classmethod
     def fires_on(cls) -> tuple[Example, ...]:

@@ -83,7 +83,7 @@ class ExplodingActivation(Rule):
     def examine(self, trace: Trace) -> Finding | None:
         """Return the growth that ended in the overflow, or None."""
         producer = forward_fault(trace) or self._square_of_the_gradient(trace)
-        if producer is None or not _overflowed(producer):
+        if producer is None or not _overflowed(producer) or _in_half(producer):
             return None
         first = activation_growth(trace, 0) if producer.step > 0 else None
         growth = first or activation_growth(trace, producer.step)
@@ -128,8 +128,7 @@ class ExplodingActivation(Rule):
         return producer if growth is not None and growth.values[-1] >= self.FOURTH_ROOT else None
 
     def _is_an_effect(self, trace: Trace, producer: Producer) -> bool:
-        half = any(operand.dtype == "float16" for operand in producer.operands)
-        if half or ran_away(trace):
+        if ran_away(trace):
             return True
         found = pace(trace)
         late = found is not None and found.ran_away and producer.step > 0
@@ -167,6 +166,14 @@ class ExplodingActivation(Rule):
             Example("a log of 0 in a deep network", _logarithm),
             Example("a deep network that grows and stays finite", _finite),
         )
+
+
+def _in_half(producer: Producer) -> bool:
+    """Say whether the overflow is one of float16, which ends at 65504 and grows past it unseen.
+
+    What rescaling the weights mends there says nothing: it mends a short range as well.
+    """
+    return any(operand.dtype == "float16" for operand in producer.operands)
 
 
 def _overflowed(producer: Producer) -> bool:

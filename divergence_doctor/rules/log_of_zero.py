@@ -9,10 +9,11 @@ from divergence_doctor.rules._producer import (
     bad_output,
     figure,
     forward_fault,
+    left_out,
     measured,
     proofs,
 )
-from divergence_doctor.rules._rule import Example, Finding, Rule
+from divergence_doctor.rules._rule import Example, Finding, Proof, Rule
 from divergence_doctor.rules._singular import LOGARITHMS
 from divergence_doctor.trace.synthetic import SyntheticEvent, training_trace
 
@@ -21,6 +22,16 @@ if TYPE_CHECKING:
     from divergence_doctor.trace import Trace
 
 _PROBABILITIES: Final = frozenset({"Softmax", "Sigmoid"})
+#: Ops that give minus infinity for a probability of 0.
+_LOGS: Final = frozenset({*LOGARITHMS, "LogSoftmax"})
+_MASKED: Final = (
+    "Mask with a large finite number, `tf.where(mask, logits, -1e9)` (-1e4 in float16), so that no "
+    "probability is 0 and no logarithm infinite."
+)
+_GUARDED: Final = (
+    "Or select before multiplying, `tf.where(p > 0, p * tf.math.log(tf.where(p > 0, p, 1.0)), 0.0)`"
+    "; or use `tf.math.xlogy(p, p)`."
+)
 
 
 @final
@@ -60,10 +71,14 @@ class LogOfZero(Rule):
     SEEN: ClassVar[float] = 0.95
     #: In half precision the 0 may be an epsilon that was rounded away: the precision is a suspect.
     LOW_PRECISION: ClassVar[float] = 0.8
+    #: 0 * -inf, and the infinity came out of a logarithm.
+    PRODUCT: ClassVar[float] = 0.85
 
     def examine(self, trace: Trace) -> Finding | None:
         """Return the logarithm that was fed a number outside its domain, or None."""
         producer = forward_fault(trace)
+        if producer is not None and producer.op_type == "Mul":
+            return self._times_nothing(producer)
         if producer is None or producer.op_type not in LOGARITHMS:
             return None
         position, edge = LOGARITHMS[producer.op_type]
@@ -94,6 +109,32 @@ class LogOfZero(Rule):
             proofs=proofs(producer),
         )
 
+    def _times_nothing(self, producer: Producer) -> Finding | None:
+        """Return the logarithm of 0 that 0 was multiplied with, as in p * log(p), or None."""
+        factors = producer.all("input")
+        log = next((f for f in factors if f.nonfinite and f.origin_name in _LOGS), None)
+        other = next((f for f in factors if f is not log), None)
+        if log is None or other is None or other.nonfinite or other.nearest(0.0) != 0:
+            return None
+        where = f"in layer {log.origin_layer!r}" if log.origin_layer else "before"
+        safe = {"op_type": log.origin_name, "layer": log.origin_layer}
+        return Finding(
+            cause=self.id,
+            summary=f"{producer.op_type} {producer.place} multiplied 0 by minus infinity, which "
+            f"{log.origin_name} {where} gave for a probability of 0{producer.whom}.",
+            confidence=self.PRODUCT,
+            stage=producer.stage,
+            site=producer.site,
+            samples=producer.blamed,
+            evidence=(
+                measured("infinities among the logarithms", log.nonfinite, "/operands/neginf"),
+                measured("zeros they are multiplied with", other.zero, "/operands/zero"),
+                bad_output(producer),
+            ),
+            remedies=(_MASKED, _GUARDED),
+            proofs=(Proof("safe-op", safe), *left_out(producer)),
+        )
+
     @classmethod
     def fires_on(cls) -> tuple[Example, ...]:
         """Return a confident probability, a negative rate and a log1p at its edge."""
@@ -101,6 +142,7 @@ class LogOfZero(Rule):
             Example("a softmax output of exactly 0 into a hand-written cross-entropy", _sure),
             Example("the log of a tanh output below 0", _negative),
             Example("log1p of -1 inside a layer", _edge),
+            Example("an entropy, p * log(p), of a masked action", _entropy),
         )
 
     @classmethod
@@ -108,6 +150,7 @@ class LogOfZero(Rule):
         """Return a healthy run, a masked logarithm, and logs that are not to blame."""
         return (
             Example("a healthy run", training_trace),
+            Example("0 times an infinity that is no logarithm", _no_logarithm),
             Example("a -inf that reached neither loss nor state", _masked),
             Example("a NaN that the logarithm was handed and carried on", _carried),
             Example("the derivative of a logarithm in a branch not taken", _derivative),
@@ -172,6 +215,24 @@ def _sure() -> Trace:
         outputs=([-math.inf, -1.6, -0.2],),
     )
     return training_trace(losses=(math.inf,), events=(event,))
+
+
+def _entropy() -> Trace:
+    return training_trace(losses=(math.nan,), events=(_product("LogSoftmax"),))
+
+
+def _no_logarithm() -> Trace:
+    return training_trace(losses=(math.nan,), events=(_product("Mul"),))
+
+
+def _product(maker: str) -> SyntheticEvent:
+    return SyntheticEvent(
+        "Mul",
+        inputs=([0.0, 0.4, 0.6], [-math.inf, -0.9, -0.5]),
+        input_values=(0.0, -math.inf),
+        input_makers=("Softmax", maker),
+        outputs=([math.nan, -0.4, -0.3],),
+    )
 
 
 def _negative() -> Trace:

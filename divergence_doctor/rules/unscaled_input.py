@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, final
@@ -191,7 +192,7 @@ class UnscaledInput(Rule):
         large = [scale for scale in scales if scale.absmax >= self._large(trace)]
         if not large:
             return None
-        worst = max(large, key=self._confidence)
+        worst = max(large, key=lambda s: (s.name in _mended(trace), self._confidence(s)))
         return Finding(
             cause=self.id,
             summary=self._sentence(trace, worst),
@@ -388,6 +389,13 @@ def _outlier_evidence(worst: _Scale) -> tuple[Evidence, ...]:
     return (Evidence("largest sample over the median sample", worst.ratio, "/samples/max"),)
 
 
+def _mended(trace: Trace) -> frozenset[str]:
+    """Return the arrays whose standardising alone, or else together, was seen to mend the step."""
+    trials = trace.table("trials").select(name="standardise", outcome="finite")
+    told = [json.loads(parameters)["arrays"] for parameters in trials["parameters"]]
+    return frozenset(min(told, key=len, default=()))
+
+
 def _remedies(worst: _Scale, roles: set[str]) -> tuple[str, ...]:
     found = []
     if worst.outliers:
@@ -408,7 +416,7 @@ def _proofs(worst: _Scale, large: Sequence[_Scale]) -> list[Proof]:
     if worst.outliers:
         proofs.append(Proof("drop-samples", {"samples": list(worst.outliers)}))
     names = [worst.name, *(scale.name for scale in large if scale is not worst)]
-    proofs.append(Proof("standardise", {"arrays": names[:1]}))
+    proofs += [Proof("standardise", {"arrays": [name]}) for name in names]
     if len(names) > 1:
         proofs.append(Proof("standardise", {"arrays": names}))
     return proofs

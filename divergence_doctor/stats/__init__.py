@@ -40,9 +40,11 @@ def summarize(array: NDArray[Any]) -> dict[str, Any]:
     array = np.asarray(array)
     form = number_format(array.dtype)
     statistics = [kind(form) for kind in all_statistics()]
-    for chunk in chunks(array, form):
-        for statistic in statistics:
-            statistic.add(chunk)
+    # Comparing a signalling NaN raises the invalid flag; such are counted, not warned of.
+    with np.errstate(all="ignore"):
+        for chunk in chunks(array, form):
+            for statistic in statistics:
+                statistic.add(chunk)
     columns: dict[str, Any] = {}
     for statistic in statistics:
         columns.update(statistic.columns())

@@ -130,18 +130,18 @@ def _widened(real: np.dtype[Any]) -> NDArray[np.float32]:
 _memory = threading.local()
 
 
-def scratch(dtype: type[Any], size: int) -> NDArray[Any]:
-    """Return an uninitialised array of this thread's, in use until the next call for the dtype.
+def scratch(dtype: type[Any], size: int, use: str) -> NDArray[Any]:
+    """Return an uninitialised array of this thread's, in use until the next call for the same use.
 
     Fresh memory of a chunk's size costs more than what is computed in it: the kernel clears it.
     """
     try:
-        pool: dict[type[Any], NDArray[Any]] = _memory.pool
+        pool: dict[tuple[type[Any], str], NDArray[Any]] = _memory.pool
     except AttributeError:
         pool = _memory.pool = {}
-    held = pool.get(dtype)
+    held = pool.get((dtype, use))
     if held is None or held.size < size:
-        held = pool[dtype] = np.empty(size, dtype)
+        held = pool[dtype, use] = np.empty(size, dtype)
     return held[:size]
 
 
@@ -154,35 +154,22 @@ class Chunk:
         form: the format they were widened by.
 
     Attributes:
-        binades: how many numbers hold each sign and biased exponent. Shape (2, 256) for float32 and
-            (2, 2048) for float64; row 0 counts positive numbers, column 0 zeros and subnormals, the
-            last column NaN and Inf.
+        exponents: biased exponent of each number, shape (n,), uint8 for float32 and uint16 for
+            float64: 0 for zeros and subnormals, the largest for NaN and Inf.
         spoilt: some numbers are NaN or Inf.
-        negative_tiny: how many numbers are -0 or a negative subnormal.
         zeros: how many numbers are zero of either sign.
         tiny: how many numbers are zero or subnormal, in ``values``' dtype.
     """
 
-    __slots__ = (
-        "_finite",
-        "_range",
-        "binades",
-        "form",
-        "negative_tiny",
-        "spoilt",
-        "tiny",
-        "values",
-        "zeros",
-    )
+    __slots__ = ("_finite", "_range", "exponents", "form", "spoilt", "tiny", "values", "zeros")
 
     def __init__(self, values: NDArray[Any], form: NumberFormat) -> None:
         self.values = values
         self.form = form
-        self.binades = binades = _binades(values, form)
-        self.negative_tiny = binades.item(1, 0)
-        self.tiny = self.negative_tiny + binades.item(0, 0)
-        self.spoilt = binades.item(0, -1) + binades.item(1, -1) > 0
-        self.zeros = int(np.count_nonzero(values == 0)) if self.tiny else 0
+        self.exponents = _exponents(values, form)
+        self.spoilt = bool(np.maximum.reduce(self.exponents) > 2 * form.bias)
+        self.tiny = count(np.equal, self.exponents, 0)
+        self.zeros = count(np.equal, values, 0) if self.tiny else 0
         self._finite: NDArray[Any] | None = None
         self._range: tuple[float, float] | None = None
 
@@ -216,18 +203,24 @@ class Chunk:
         return picked
 
 
-def _binades(values: NDArray[Any], form: NumberFormat) -> NDArray[Any]:
-    bits = values.view(form.bits)
-    places = scratch(np.intp, values.size)
-    if bits.itemsize == places.itemsize:
-        np.right_shift(bits, form.fraction_bits, out=places.view(bits.dtype))
+def count(compare: np.ufunc, values: NDArray[Any], bound: float) -> int:
+    """Return for how many numbers a comparison holds."""
+    holds = scratch(np.bool_, values.size, "holds")
+    return int(np.count_nonzero(compare(values, bound, out=holds)))
+
+
+def _exponents(values: NDArray[Any], form: NumberFormat) -> NDArray[Any]:
+    single = values.itemsize == np.dtype(np.uint32).itemsize
+    shifted = scratch(np.uint32 if single else np.uint64, values.size, "shifted")
+    np.right_shift(values.view(form.bits), form.fraction_bits, out=shifted)
+    if single:
+        # The cast to eight bits drops the sign.
+        exponents = scratch(np.uint8, values.size, "exponents")
     else:
-        exponents = scratch(np.uint32, values.size)
-        np.right_shift(bits, form.fraction_bits, out=exponents)
-        np.copyto(places, exponents)
-    counts = np.bincount(places, minlength=4 * (form.bias + 1))
-    by_sign: NDArray[Any] = counts.reshape(2, -1)
-    return by_sign
+        np.bitwise_and(shifted, np.uint64(2 * form.bias + 1), out=shifted)
+        exponents = scratch(np.uint16, values.size, "exponents")
+    np.copyto(exponents, shifted, casting="unsafe")
+    return exponents
 
 
 def chunks(array: NDArray[Any], form: NumberFormat) -> Iterator[Chunk]:

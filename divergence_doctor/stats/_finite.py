@@ -53,10 +53,19 @@ def _test(dtype: np.dtype[Any]) -> Callable[[NDArray[Any]], bool]:
 def _by_norm(array: NDArray[Any]) -> bool:
     # NaN and Inf poison the sum of squares, and unlike a ufunc vdot raises no warning. A sum that
     # overflowed is no proof: then every element is looked at.
-    if array.size > UNTHREADED:
+    if array.size <= UNTHREADED:
+        total = np.vdot(array, array)
+        return math.isfinite(total.real) or bool(np.isfinite(array).all())
+    if not array.flags.c_contiguous:
         return all(_by_norm(piece) for piece in pieces(array, UNTHREADED))
-    total = np.vdot(array, array)
-    return math.isfinite(total.real) or bool(np.isfinite(array).all())
+    flat = array.reshape(-1)
+    whole = flat.size // UNTHREADED * UNTHREADED
+    rows = flat[:whole].reshape(-1, UNTHREADED)
+    with np.errstate(all="ignore"):
+        totals = np.isfinite(np.vecdot(rows, rows))
+        if not totals.all() and not np.isfinite(rows[~totals]).all():
+            return False
+    return _by_norm(flat[whole:])
 
 
 def _by_pattern(array: NDArray[Any], first_bad: int) -> bool:

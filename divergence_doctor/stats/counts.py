@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
+from divergence_doctor.stats._chunk import count
 from divergence_doctor.stats._statistic import Statistic
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 @final
 class Counts(Statistic):
-    """Read off the histogram of exponents; only where its outer bins are filled, a closer look.
+    """Counted by comparison; NaN and Inf only where the exponents say that there are some.
 
     ``subnormal`` goes by the tensor's own dtype: 1e-5 is subnormal in float16, not in float32.
     """
@@ -26,18 +27,19 @@ class Counts(Statistic):
 
     def add(self, chunk: Chunk) -> None:
         """Count the chunk's elements of every kind."""
-        values, binades = chunk.values, chunk.binades
+        values = chunk.values
         self._size += values.size
-        self._negative += int(np.add.reduce(binades[1, 1:-1]))
-        if chunk.negative_tiny:
-            self._negative += int(np.count_nonzero(chunk.subnormals < 0))
+        negative = count(np.less, values, 0)
         if chunk.spoilt:
-            self._posinf += int(np.count_nonzero(values == np.inf))
-            self._neginf += int(np.count_nonzero(values == -np.inf))
+            neginf = count(np.equal, values, -np.inf)
+            self._neginf += neginf
+            self._posinf += count(np.equal, values, np.inf)
             self._nan += int(np.count_nonzero(np.isnan(values)))
+            negative -= neginf
+        self._negative += negative
         self._zero += chunk.zeros
         first = self.form.first_normal
-        below = chunk.tiny if first == 1 else int(np.add.reduce(binades[:, :first], axis=None))
+        below = chunk.tiny if first == 1 else count(np.less, chunk.exponents, first)
         self._subnormal += below - chunk.zeros
 
     def columns(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 
+from divergence_doctor.stats._chunk import scratch
 from divergence_doctor.stats._statistic import Statistic
 
 if TYPE_CHECKING:
@@ -24,47 +25,90 @@ EXPONENT_MAX: Final = 128
 EXPONENT_BINS: Final = EXPONENT_MAX - EXPONENT_MIN + 1
 #: A bin is a uint32; what is more is counted as this many.
 _FULL: Final = 2**32 - 1
+#: Exponents that are held back, at one byte each, to be counted together.
+_HELD: Final = 2**20
+#: From so many on, counting by pairs is worth its 2**16 bins.
+_PAIRS_PAY: Final = 2**18
 
 
 @final
 class Exponents(Statistic):
-    """Histogram of base-2 exponents, from the chunks' binades."""
+    """Histogram of base-2 exponents.
+
+    Counting is a chain of additions to few bins, each waiting for the last. So the eight bits of
+    float32's exponents are counted two elements at a time, in 2**16 bins, which waits half as often
+    and seldom for the same bin; in a small tensor so many bins cost more than they save.
+    """
 
     def __init__(self, form: NumberFormat) -> None:
         super().__init__(form)
-        self._binades: NDArray[np.int64] | None = None
+        self._bins = np.zeros(2 * (form.bias + 1), dtype=np.int64)
+        self._pairs: NDArray[np.int64] | None = None
+        self._held = 0
         self._subnormal: NDArray[np.int64] | None = None
         self._size = 0
 
     def add(self, chunk: Chunk) -> None:
-        """Add the chunk's binades, and the exponents of what is subnormal in float32 or float64."""
-        own = chunk.binades
+        """Add the chunk's exponents, and those of what is subnormal in float32 or float64."""
+        exponents = chunk.exponents
         self._size += chunk.values.size
-        self._binades = own if self._binades is None else self._binades + own
+        if exponents.itemsize == 1:
+            self._hold(exponents)
+        else:
+            self._bins += _counted(exponents, self._bins.size)
         if chunk.tiny > chunk.zeros:
-            exponents = np.frexp(chunk.subnormals.astype(np.float64))[1] - 1
-            places = np.maximum(exponents, EXPONENT_MIN) - EXPONENT_MIN
+            tiny = np.frexp(chunk.subnormals.astype(np.float64))[1] - 1
+            places = np.maximum(tiny, EXPONENT_MIN) - EXPONENT_MIN
             bins = np.bincount(places, minlength=EXPONENT_BINS)
             self._subnormal = bins if self._subnormal is None else self._subnormal + bins
 
     def columns(self) -> dict[str, Any]:
         """Return the histogram, uint32 of shape (EXPONENT_BINS,); a bin holds at most 2**32 - 1."""
+        self._count_held()
+        if self._pairs is not None:
+            table = self._pairs.reshape(self._bins.size, self._bins.size)
+            self._bins += table.sum(axis=0) + table.sum(axis=1)
+            self._pairs = None
         bins = np.zeros(EXPONENT_BINS, dtype=np.int64)
-        if self._binades is not None:
-            _fold(self._binades[:, 1:-1], bins, first=1 - self.form.bias)
+        _fold(self._bins[1:-1], bins, first=1 - self.form.bias)
         if self._subnormal is not None:
             bins += self._subnormal
         if self._size > _FULL:
             bins = np.minimum(bins, _FULL)
         return {"exponents": bins.astype(np.uint32)}
 
+    def _hold(self, exponents: NDArray[np.uint8]) -> None:
+        if self._held + exponents.size > _HELD:
+            self._count_held()
+        end = self._held + exponents.size
+        scratch(np.uint8, max(end, _HELD), "held")[self._held : end] = exponents
+        self._held = end
+
+    def _count_held(self) -> None:
+        held, self._held = scratch(np.uint8, self._held, "held"), 0
+        if held.size < _PAIRS_PAY:
+            if held.size:
+                self._bins += _counted(held, self._bins.size)
+            return
+        even = held.size // 2 * 2
+        pairs = _counted(held[:even].view(np.uint16), self._bins.size**2)
+        self._pairs = pairs if self._pairs is None else np.add(self._pairs, pairs, out=pairs)
+        if even < held.size:
+            self._bins[held[-1]] += 1
+
+
+def _counted(places: NDArray[Any], bins: int) -> NDArray[np.int64]:
+    whole = scratch(np.intp, places.size, "places")
+    np.copyto(whole, places)
+    return np.bincount(whole, minlength=bins)
+
 
 def _fold(counts: NDArray[np.int64], bins: NDArray[np.int64], *, first: int) -> None:
     """Add counts of the exponents from ``first`` up; what no bin is for goes to the end bins."""
     below = max(EXPONENT_MIN - first, 0)
-    above = min(EXPONENT_MAX + 1 - first, counts.shape[1])
+    above = min(EXPONENT_MAX + 1 - first, counts.size)
     start = first + below - EXPONENT_MIN
-    np.add(counts[0, below:above], counts[1, below:above], out=bins[start : start + above - below])
+    bins[start : start + above - below] = counts[below:above]
     if below:
-        bins[0] += np.add.reduce(counts[:, :below], axis=None)
-        bins[-1] += np.add.reduce(counts[:, above:], axis=None)
+        bins[0] += np.add.reduce(counts[:below])
+        bins[-1] += np.add.reduce(counts[above:])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 
-from divergence_doctor.stats._chunk import UNTHREADED, pieces, scratch
+from divergence_doctor.stats._chunk import UNTHREADED, scratch
 from divergence_doctor.stats._statistic import Statistic
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _of(chunk: Chunk) -> _Moments:
         return _Moments(count, math.ldexp(low, -scale), 0.0, scale)
     wide = values
     if values.dtype != np.float64:
-        wide = scratch(np.float64, count)
+        wide = scratch(np.float64, count, "wide")
         np.copyto(wide, values)
     elif scale:
         wide = np.ldexp(values, -scale)
@@ -114,9 +114,10 @@ def _of(chunk: Chunk) -> _Moments:
 
 
 def _sum_of_squares(values: NDArray[np.float64]) -> float:
-    if values.size <= UNTHREADED:
-        return float(np.vdot(values, values))
-    return math.fsum(float(np.vdot(piece, piece)) for piece in pieces(values, UNTHREADED))
+    whole = values.size // UNTHREADED * UNTHREADED
+    rest = values[whole:]
+    rows = values[:whole].reshape(-1, UNTHREADED)
+    return math.fsum((*np.vecdot(rows, rows).tolist(), float(np.vdot(rest, rest))))
 
 
 def _scale(largest: float) -> int:

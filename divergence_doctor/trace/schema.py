@@ -275,6 +275,16 @@ TABLES: Final[dict[str, TableSpec]] = {
                 Column("size", "int", "elements in it", "1"),
                 Column("min", "float", "smallest finite value; NaN when there is none"),
                 Column("max", "float", "largest finite value; NaN when there is none"),
+                Column(
+                    "second_min",
+                    "float",
+                    "smallest finite value above `min`; NaN when there is none",
+                ),
+                Column(
+                    "second_max",
+                    "float",
+                    "largest finite value below `max`; NaN when there is none",
+                ),
                 Column("integral", "bool", "every finite value is a whole number"),
             ),
         ),
@@ -411,6 +421,44 @@ TABLES: Final[dict[str, TableSpec]] = {
             ),
         ),
         TableSpec(
+            "executions",
+            "one replayed step run once more, the way it was trained or with one thing off",
+            (
+                _STEP,
+                Column(
+                    "execution",
+                    "str",
+                    "as-trained, without-jit, or without-remapper (and without jit)",
+                ),
+                Column("mode", "str", "eager, graph or xla"),
+                Column("remapper", "bool", "grappler's remapper, which fuses kernels, is on"),
+                Column("onednn", "bool", "oneDNN's kernels are on"),
+                Column("loss", "float", "loss of this step; NaN too where none was logged"),
+                Column("measured", "bool", "the step logged a loss"),
+                Column("loss_finite", "bool", "the loss was logged and is finite"),
+                Column("state_finite", "bool", "weights, moving statistics and slots are finite"),
+                Column("raised", "str", "message of the exception that ended it; empty if none"),
+                Column("raised_type", "str", "class of that exception"),
+                Column(
+                    "differs",
+                    "str",
+                    "what differs from the reference: raised, loss, state, value; empty if nothing",
+                ),
+                Column("difference", "float", "relative difference of the numbers, for a value"),
+                Column("tolerance", "float", "relative difference that rounding may make"),
+                Column("comparable", "bool", "both draw the same random numbers, if they draw any"),
+                Column("variable", "str", "variable that is not finite, or differs most"),
+                _LAYER,
+                _CLASS,
+                Column("phase", "str", "phase in which the two part; empty if not known"),
+                Column(
+                    "reference_nonfinite", "int", "NaN and Inf in that layer's output, reference"
+                ),
+                Column("nonfinite", "int", "NaN and Inf in that layer's output, as trained"),
+                Column("seconds", "float", "wall time, the first with tracing", "s"),
+            ),
+        ),
+        TableSpec(
             "trials",
             "one intervention: the same steps with one thing changed",
             (
@@ -429,6 +477,22 @@ TABLES: Final[dict[str, TableSpec]] = {
                 Column("loss_first", "float", "loss of its first step"),
                 Column("loss_last", "float", "loss of its last step"),
                 Column("seconds", "float", "wall time", "s"),
+            ),
+        ),
+        TableSpec(
+            "seeds",
+            "the same steps with one seed, where the random state is missing; the replay first",
+            (
+                Column("seed", "int", "seed of all that draws random numbers"),
+                Column("outcome", "str", "diverged, healthy, inconclusive or not-run"),
+                Column(
+                    "same", "bool", "it ended as the replay did: same first producer, or same kind"
+                ),
+                Column("failing_step", "int", "step at which it failed; -1 when it did not"),
+                _OP_TYPE,
+                _LAYER,
+                Column("because", "str", "the sentence that the outcome rests on"),
+                Column("seconds", "float", "wall time; 0 for the replay itself", "s"),
             ),
         ),
     )

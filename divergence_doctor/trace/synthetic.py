@@ -69,7 +69,11 @@ def tensor(values: ArrayLike) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SyntheticEvent:
-    """One non-finite event; ``inputs`` and ``outputs`` become operands with these values."""
+    """One non-finite event; ``inputs`` and ``outputs`` become operands with these values.
+
+    ``input_values`` are the inputs' values at the bad element, ``input_makers`` the ops that made
+    them.
+    """
 
     op_type: str
     phase: str = "loss"
@@ -84,6 +88,7 @@ class SyntheticEvent:
     samples: Sequence[int] = ()
     inputs: Sequence[ArrayLike] = ()
     input_values: Sequence[float] = ()
+    input_makers: Sequence[str] = ()
     outputs: Sequence[ArrayLike] = ()
     step: int | None = None
 
@@ -104,6 +109,7 @@ class SyntheticRun:
         weights: extra variables by path, with their values before the step.
         raised: message of an exception that ended the last step.
         divisions: rows of table ``divisions``.
+        executions: rows of table ``executions``.
     """
 
     losses: Sequence[float] = (1.0, 0.9)
@@ -132,6 +138,7 @@ class SyntheticRun:
     outcome: str | None = None
     trials: Sequence[Mapping[str, Any]] = ()
     divisions: Sequence[Mapping[str, Any]] = ()
+    executions: Sequence[Mapping[str, Any]] = ()
     context: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -158,6 +165,8 @@ def training_trace(**fields: Any) -> Trace:
         _event(builder, run, order, event)
     for division in run.divisions:
         builder.add("divisions", **division)
+    for number, execution in enumerate(run.executions):
+        builder.add("executions", **{"step": number, "execution": "as-trained", **execution})
     for trial in run.trials:
         builder.add("trials", **{"breadth": 1, "parameters": "{}", **trial})
     diverged = run.outcome or ("diverged" if _failing(run) is not None else "healthy")
@@ -298,6 +307,8 @@ def _batch(builder: TraceBuilder, run: SyntheticRun) -> None:
                 size=row.size,
                 min=float(good.min()) if good.size else math.nan,
                 max=float(good.max()) if good.size else math.nan,
+                second_min=min(good[good > good.min(initial=math.inf)], default=math.nan),
+                second_max=max(good[good < good.max(initial=-math.inf)], default=math.nan),
                 integral=bool(np.all(good == np.round(good))),
             )
         for index in np.argwhere(~np.isfinite(wide)):
@@ -352,6 +363,7 @@ def _event(builder: TraceBuilder, run: SyntheticRun, order: int, event: Syntheti
     )
     for position, value in enumerate(event.inputs):
         at = event.input_values[position] if position < len(event.input_values) else math.nan
+        makers = event.input_makers
         builder.add(
             "operands",
             step=step,
@@ -359,6 +371,7 @@ def _event(builder: TraceBuilder, run: SyntheticRun, order: int, event: Syntheti
             position=position,
             role="input",
             origin="op",
+            origin_name=makers[position] if position < len(makers) else "",
             value=at,
             **tensor(np.asarray(value, dtype=run.dtype)),
         )

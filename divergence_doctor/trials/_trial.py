@@ -12,10 +12,14 @@ import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from divergence_doctor import _plugins
+from divergence_doctor._clean import clean
 from divergence_doctor.errors import DoctorError
+
+#: Characters of the reason why a trial could not run: Keras' messages hold whole tensors.
+_REASON: Final = 240
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -77,7 +81,8 @@ def prove(
     *,
     budget: float,
     progress: Callable[[str], None] = lambda _name: None,
-) -> None:
+    control: Outcome | None = None,
+) -> Outcome:
     """Run the wanted trials, the control first, and write every outcome into the trace.
 
     Args:
@@ -86,13 +91,14 @@ def prove(
         builder: the trace.
         budget: seconds after which no further trial is started.
         progress: told the name of each trial before it runs.
+        control: what the control came to, where it has run already.
+
+    Returns:
+        What the control came to.
     """
     start = time.perf_counter()
     done: dict[tuple[str, str], Outcome] = {}
-    control = all_trials()["control"]
-    progress("control")
-    first = control.run(bench, {})
-    _record(builder, control, "", "{}", first)
+    first = control or _control(bench, builder, progress)
     for cause, proof in wanted:
         parameters = json.dumps(dict(proof.parameters), sort_keys=True)
         trial = all_trials().get(proof.trial)
@@ -105,6 +111,15 @@ def prove(
                 progress=progress,
             )  # fmt: skip
         _record(builder, trial, cause, parameters, done[key])
+    return first
+
+
+def _control(bench: Bench, builder: TraceBuilder, progress: Callable[[str], None]) -> Outcome:
+    trial = all_trials()["control"]
+    progress("control")
+    outcome = trial.run(bench, {})
+    _record(builder, trial, "", "{}", outcome)
+    return outcome
 
 
 def _attempt(
@@ -126,7 +141,7 @@ def _attempt(
     try:
         return trial.run(bench, parameters)
     except DoctorError as error:
-        return Outcome.not_run(trial.name, f"{error.message}: {error.why}")
+        return Outcome.not_run(trial.name, clean(f"{error.message}: {error.why}", _REASON))
 
 
 def _record(

@@ -43,6 +43,15 @@ def _at_least(value: float | None = None) -> Callable[[Any], Any]:
     return safe
 
 
+def _no_less_than(value: float) -> Callable[[Any], Any]:
+    def safe(x: Any) -> Any:
+        import tensorflow as tf
+
+        return tf.maximum(x, tf.cast(value, x.dtype))
+
+    return safe
+
+
 def _bounded(x: Any) -> Any:
     import tensorflow as tf
 
@@ -100,6 +109,7 @@ DOMAINS: Final[Mapping[str, tuple[int, Callable[[Any], Any]]]] = {
     "Log": (0, _at_least()),
     "Log1p": (0, _at_least(-1.0)),
     "Xlogy": (1, _at_least()),
+    "LogSoftmax": (0, _no_less_than(-100.0)),
     "Sqrt": (0, _at_least()),
     "Rsqrt": (0, _at_least()),
     "Pow": (0, _at_least()),
@@ -136,7 +146,8 @@ RESULTS: Final[Mapping[str, Callable[[Any], Any]]] = {"Mean": _zero_for_nan}
 class SafeOp(Trial):
     """Keeps one op, wherever that line of code runs it, inside its domain.
 
-    Parameters: ``{"op_type": "Log", "layer": "...", "source": "losses.py:12", ...}``. A division
+    Parameters: ``{"op_type": "Log", "layer": "...", "source": "losses.py:12", ...}``; without a
+    source, wherever the layer runs it. A division
     gets 1 in place of a denominator that vanishes, or where that does not do a quotient of 0; with
     ``"almost": 1e-6`` in place of any denominator that small, its guarding epsilon included. A mean
     over nothing becomes 0.
@@ -160,7 +171,7 @@ class SafeOp(Trial):
             and op.derivative_of < 0
             and op.phase in {"forward", "loss"}
             and op.place.layer == layer
-            and (spell(*op.line) if op.line else "") == source
+            and ("source" not in parameters or (spell(*op.line) if op.line else "") == source)
         ]
         if not sites:
             return Outcome.not_run(changed, f"no {kind} runs there in the forward pass")

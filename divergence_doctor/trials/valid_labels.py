@@ -34,6 +34,8 @@ class ValidLabels(Trial):
         array = str(parameters["array"])
         span = f"[{'-inf' if low is None else low}, {'inf' if high is None else high}]"
         changed = f"labels in {array} clipped into {span}{' and rounded' if integral else ''}"
+        if low is None and high is None:
+            changed = f"NaN and Inf in {array} replaced by the mean of the other labels"
 
         def change(name: str, values: NDArray[Any]) -> NDArray[Any]:
             if name != array:
@@ -45,4 +47,13 @@ class ValidLabels(Trial):
                 wide = np.clip(wide, low, high)
             return wide.astype(values.dtype)
 
-        return Outcome.of(changed, bench.run(batches=bench.edited(change)))
+        batches = bench.edited(change)
+        for before, after in zip(bench.batches, batches, strict=True):
+            if _constant(after.arrays.get(array)) and not _constant(before.arrays.get(array)):
+                # Any step lives without a task; that would prove nothing about the labels.
+                return Outcome.not_run(changed, "the labels would all be the same")
+        return Outcome.of(changed, bench.run(batches=batches))
+
+
+def _constant(labels: NDArray[Any] | None) -> bool:
+    return labels is not None and labels.size > 1 and bool((labels == labels.flat[0]).all())

@@ -120,7 +120,7 @@ def test_weights_optimizer_and_loss_come_back(trained):
     assert opened.model.loss == "mse"
     assert opened.fidelity["optimizer_state"] == "restored"
     assert opened.fidelity["random_state"] == "missing"
-    assert "1 random generator(s)" in opened.fidelity["notes"][0]
+    assert "1 random generator (Dropout dropout" in opened.fidelity["notes"][0]
     assert opened.source["format"] == ".keras archive"
     assert opened.source["keras_version"] == keras.__version__
     assert opened.source["dtype_policy"] == "float32"
@@ -190,7 +190,7 @@ def test_a_custom_metric_is_left_out_and_the_optimizer_kept(custom, code):
     opened = load(custom, custom_objects=(str(code),))
     assert int(opened.model.optimizer.iterations.numpy()) == 2
     assert opened.fidelity["optimizer_state"] == "restored"
-    assert opened.fidelity["notes"] == ["left out, because nothing defines it: my_metric"]
+    assert opened.fidelity["notes"] == ["Left out, because nothing defines it: my_metric."]
 
 
 def test_a_given_loss_replaces_one_that_nothing_defines(custom, code):
@@ -579,7 +579,7 @@ def test_mixed_precision_without_a_loss_scale_gets_none(tmp_path):
         np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
     assert opened.fidelity["optimizer_state"] == "restored"
     assert opened.fidelity["notes"] == [
-        "the model was trained in mixed_float16 without loss scaling"
+        "The model was trained in mixed_float16 without loss scaling."
     ]
 
 

@@ -82,14 +82,14 @@ def refusal(kind: type[DoctorError], path: Path, model: str | None) -> DoctorErr
     return caught.value
 
 
-def same(opened: Any, trained: Any, *, optimizer: bool = True) -> None:
+def same(opened: Any, trained: Any, *, optimizer: bool = True, seeds: str = "missing") -> None:
     pairs = list(zip(opened.model.weights, trained.weights, strict=True))
     if optimizer:
         pairs += zip(opened.model.optimizer.variables, trained.optimizer.variables, strict=True)
     for mine, theirs in pairs:
         np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
     assert opened.fidelity["optimizer_state"] == ("restored" if optimizer else "missing")
-    assert opened.fidelity["random_state"] == "missing"
+    assert opened.fidelity["random_state"] == seeds
 
 
 def test_weights_need_a_model(trained, tmp_path):
@@ -236,4 +236,7 @@ def test_a_saved_model_is_refused_with_its_reason_unless_a_model_is_given(
 def test_an_exported_saved_model_holds_weights_and_no_optimizer(trained, tmp_path, factory):
     trained.export(str(tmp_path / "sm"), verbose=False)
     opened = load(tmp_path / "sm", f"{factory}:build")
-    same(opened, trained, optimizer=False)
+    same(opened, trained, optimizer=False, seeds="restored")
+    mine, theirs = (m.layers[1].seed_generator.state for m in (opened.model, trained))
+    np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
+    assert opened.unseeded == ()

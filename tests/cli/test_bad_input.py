@@ -67,6 +67,21 @@ def test_a_plain_folder_is_no_checkpoint(doctor, tmp_path, batch):
     )
 
 
+def test_a_step_that_a_folder_lacks_lists_those_there_are(doctor, tmp_path, batch):
+    (tmp_path / "run").mkdir()
+    for step in (8, 9, 10):
+        (tmp_path / "run" / f"ckpt-{step}.index").write_bytes(b"")
+
+    run = doctor("replay", tmp_path / "run", batch, "--model", "m:f", "--step", 7, *QUICK)
+    run.assert_refused(2, "error[no-such-step]", "no checkpoint of step 7", "8, 9, 10")
+
+
+def test_a_checkpoint_of_one_step_takes_no_step(doctor, checkpoint, batch):
+    doctor("replay", checkpoint, batch, "--step", 7, *QUICK).assert_refused(
+        2, "error[no-steps]", "model.keras is one checkpoint", "leave --step out"
+    )
+
+
 def test_a_folder_without_a_batch_is_no_batch(doctor, tmp_path, checkpoint):
     (tmp_path / "folder").mkdir()
 

@@ -93,6 +93,23 @@ def test_a_healthy_step_exits_0_and_names_no_cause(shell, elsewhere):
     assert (report["outcome"], report["diagnosis"]) == ("healthy", None)
 
 
+@pytest.mark.slow
+def test_a_step_that_xla_compiled_is_run_so_and_the_report_says_how_it_differs(shell, elsewhere):
+    said = shell("replay", *sample("labels_out_of_range"), *FAST, "--jit", "--out", "out")
+
+    assert said.status == 0
+    report = strict((elsewhere / "out" / "report.json").read_text(encoding="utf-8"))
+    execution = report["fidelity"]["execution"]
+    assert execution["reference"] == "eager, functions run eagerly"
+    assert execution["as_trained"].startswith("graph compiled by XLA (jit_compile=True); oneDNN o")
+    assert "jit_compile is True, as --jit says" in report["fidelity"]["notes"]
+    assert report["diagnosis"]["cause"] == "bad-labels"
+    assert [cause["cause"] for cause in report["contributing"]] == ["execution-mismatch"]
+    assert "has a loss of nan" in report["contributing"][0]["summary"]
+    assert "--jit" in (elsewhere / "out" / "report.md").read_text(encoding="utf-8")
+    assert "\nJIT = True " in (elsewhere / "out" / "reproduce.py").read_text(encoding="utf-8")
+
+
 # ---------------------------------------------------------------------- the child dies
 
 
@@ -296,3 +313,56 @@ def small_disk(tmp_path):
         pytest.skip("no right to mount a disk")
     yield disk
     subprocess.run([shutil.which("umount") or "umount", disk], check=True)
+
+
+FACTORY = """
+import keras
+
+def build():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    return model
+"""
+
+
+@pytest.mark.slow
+def test_a_folder_of_checkpoints_gives_its_latest_or_the_step_that_is_asked_for(shell, elsewhere):
+    import tensorflow as tf
+
+    (elsewhere / "factory.py").write_text(FACTORY, encoding="utf-8")
+    space: dict[str, Any] = {}
+    exec(FACTORY, space)  # noqa: S102 - the user's own script, as it ran
+    model = space["build"]()
+    checkpoint = tf.train.Checkpoint(net=model, opt=model.optimizer)
+    manager = tf.train.CheckpointManager(checkpoint, "run", max_to_keep=None)
+    manager.save(checkpoint_number=10)
+    model.layers[0].kernel.assign([[np.nan], [0.0]])
+    manager.save(checkpoint_number=20)
+    for number in (1, 2, 10):
+        np.savez(f"b{number}.npz", x=np.full((4, 2), number, "f4"), y=np.ones((4, 1), "f4"))
+    batches = [f"b{number}.npz" for number in (1, 2, 10)]
+    factory = ("--model", "factory.py:build")
+
+    said = shell("replay", "run", *batches, *factory, "--json", "--out", "latest")
+
+    report = strict(said.out)
+    assert (said.status, report["outcome"]) == (0, "diverged")
+    assert report["diagnosis"]["cause"] == "corrupt-weights"
+    notes = report["fidelity"]["notes"]
+    assert notes[0].startswith("ckpt-20 was opened, the latest of the 2 checkpoints")
+    script = subprocess.run(
+        [sys.executable, "latest/reproduce.py"], capture_output=True, text=True, check=False
+    )
+    assert script.returncode == 1, script.stderr
+
+    said = shell(
+        "replay", "run", *batches, *factory, "--step", 10, "--steps", 2, "--json", "--out", "ten"
+    )
+
+    report = strict(said.out)
+    assert (said.status, report["outcome"]) == (0, "healthy")
+    assert report["fidelity"]["notes"] == [
+        "Of the 3 batches the first 2 were replayed, one a step; --steps 3 replays them all."
+    ]
+    trace = Trace.open(elsewhere / "ten" / "trace.h5")
+    assert list(trace.table("steps")["batch"]) == [0, 1]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from divergence_doctor.replay.outcome import runaway, wrecked
+from divergence_doctor.replay.outcome import of_both, runaway, wrecked
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,35 @@ def test_a_loss_that_stays_up_after_a_step_that_replaced_the_weights_is_a_wreck(
 )
 def test_it_is_no_wreck(losses, ratio, what):
     assert wrecked(losses, [ratio] * len(losses)) is None, what
+
+
+HEALTHY = {"outcome": "healthy", "outcome_because": "all finite", "failing_step": None}
+FAILED = {"outcome": "diverged", "outcome_because": "the loss is nan", "failing_step": 2}
+
+
+def test_a_run_that_fails_as_trained_only_diverged_and_the_sentence_says_where():
+    said = of_both(HEALTHY, (1, "step 1 has a loss of nan"), mode="graph", finite=True)
+    assert (said["outcome"], said["failing_step"]) == ("diverged", 1)
+    assert said["failing_execution"] == "as-trained"
+    assert "as trained, graph, step 1 has a loss of nan" in said["outcome_because"]
+    assert "in the reference execution" in said["outcome_because"]
+
+
+def test_a_run_that_fails_op_by_op_only_stays_diverged_and_says_so():
+    said = of_both(FAILED, None, mode="graph", finite=False)
+    assert "outcome" not in said
+    assert said["failing_execution"] == "reference"
+    assert "as trained, graph, the loss and the state stay finite" in said["outcome_because"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "failed", "finite", "where"),
+    [
+        (FAILED, (2, "step 2 has a loss of nan"), False, "both"),
+        (FAILED, None, True, "both"),
+        (HEALTHY, None, True, ""),
+    ],
+)
+def test_otherwise_the_reference_stands(reference, failed, finite, where):
+    said = of_both(reference, failed, mode="graph", finite=finite)
+    assert said == {"failing_execution": where}

@@ -1,5 +1,9 @@
 """Each private door of TensorFlow and Keras: is it where we go through it, and shut behind us?"""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -189,3 +193,56 @@ def test_an_op_that_moves_elements_runs_on_their_numbers(tf):
     (moved,) = seams.execute_op(name, [numbers, inputs[1]], named, 1)
     np.testing.assert_array_equal(moved, numbers.T)
     assert seams.execute_op("Cholesky", [numbers], {"T": named["T"]}, 1) is None
+
+
+@pytest.fixture
+def traced(tf):
+    """Return the graph of a function that adds one to a variable and squares its argument."""
+    variable = tf.Variable(0.0)
+
+    @tf.function
+    def step(x):
+        variable.assign_add(1.0)
+        doubled = x * 2.0
+        step.doubled, step.graph = doubled, seams.graph_in_the_making()
+        return {"square": doubled * doubled}
+
+    step(tf.constant(3.0))
+    return step.graph, step.doubled, variable
+
+
+def test_a_graph_in_the_making_is_known_and_outside_there_is_none(traced, tf):
+    graph, doubled, _ = traced
+    assert doubled.graph is graph
+    assert seams.graph_in_the_making() is None
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_a_traced_graph_runs_again_with_one_of_its_tensors_fetched(traced, tf, jit):
+    graph, doubled, variable = traced
+    logs, fetched = seams.function_of(graph, [doubled], jit=jit)(tf.constant(5.0))
+    assert float(logs["square"]) == 100.0
+    assert [float(tensor) for tensor in fetched] == [10.0]
+    assert float(variable) == 2.0
+    assert len(graph.outputs) == 1
+
+
+def test_the_remapper_is_off_inside_and_as_it_was_afterwards(tf):
+    before = tf.config.optimizer.get_experimental_options()
+    with seams.remapper(on=False):
+        assert tf.config.optimizer.get_experimental_options()["remapping"] is False
+    assert tf.config.optimizer.get_experimental_options() == before
+    with seams.remapper(on=True):
+        assert tf.config.optimizer.get_experimental_options() == before
+
+
+@pytest.mark.parametrize("asked", ["0", "1"])
+def test_whether_onednn_is_on_is_what_the_environment_says(asked):
+    code = "from divergence_doctor.replay._seams import onednn_on; print(onednn_on())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": asked}, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    # A build without oneDNN has it off whatever is asked.
+    assert done.stdout.strip() in ({"False"} if asked == "0" else {"True", "False"})

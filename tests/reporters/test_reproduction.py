@@ -35,7 +35,7 @@ def test_the_script_compiles_and_holds_what_was_replayed(told):
     compile(text, "reproduce.py", "exec")
     settings = constants(text)
     assert settings["CHECKPOINT"] == "run 7/model.keras"
-    assert settings["BATCH"] == "run 7/batch.npz"
+    assert settings["BATCHES"] == ["run 7/batch.npz"]
     assert settings["CUSTOM_OBJECTS"] == ["losses.py"]
     assert (settings["X"], settings["Y"], settings["SAMPLE_WEIGHT"]) == ("x", "y", None)
     assert (settings["EAGER"], settings["RUNAWAY"], settings["TRUST"]) == (True, None, False)

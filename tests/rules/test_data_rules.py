@@ -370,6 +370,7 @@ def test_inputs_and_targets_are_standardised_one_first_then_both() -> None:
     finding = found(UnscaledInput, training_trace(x=PIXELS, y=PRICES, losses=RUNAWAY))
     assert finding.proofs == (
         Proof("standardise", {"arrays": ["y"]}),
+        Proof("standardise", {"arrays": ["x"]}),
         Proof("standardise", {"arrays": ["y", "x"]}),
     )
 
@@ -477,6 +478,20 @@ def test_the_ignored_class_is_a_valid_label(ignored) -> None:
     trace = sparse_trace(0, 1, 2, ignored, 4, 3)
     config = [json.dumps({"ignore_class": ignored})]
     assert quiet(BadLabels, amended(trace, "targets", ignore_class=[ignored], config=config))
+
+
+def test_what_an_ignored_class_stands_beside_in_a_sample_is_judged_too() -> None:
+    masks = np.array([[0, 1, 255], [0, 128, 255], [1, 1, 1], [255, 255, 255], [0, 0, 1]])
+    trace = training_trace(
+        y=masks,
+        loss_name="SparseCategoricalCrossentropy",
+        classes=2,
+        losses=(NAN,),
+        events=(SyntheticEvent("SparseSoftmaxCrossEntropyWithLogits"),),
+    )
+    finding = found(BadLabels, amended(trace, "targets", ignore_class=[255]))
+    assert finding.samples == (1,)
+    assert "np.unique" in finding.remedies[0]
 
 
 def test_beside_an_ignored_class_other_labels_are_still_judged() -> None:
@@ -810,3 +825,33 @@ def test_weights_that_a_replayed_step_broke_are_that_step_s_doing() -> None:
     builder.add("weights", step=1, when="before", **row, **tensor(np.full(3, NAN)))
     builder.describe(outcome="diverged", failing_step=0)
     assert quiet(CorruptWeights, builder.build())
+
+
+def test_standardising_tells_which_array_was_out_of_scale() -> None:
+    trials = [
+        {"name": "standardise", "parameters": json.dumps({"arrays": arrays}), "outcome": outcome}
+        for arrays, outcome in ((["y"], "still-fails"), (["x"], "finite"), (["y", "x"], "finite"))
+    ]
+    trace = training_trace(x=PIXELS, y=PRICES, losses=RUNAWAY, trials=trials)
+    assert found(UnscaledInput, trace).summary.startswith("x reaches 255")
+
+
+def test_labels_that_no_path_spells_are_bad_labels_whoever_wrote_the_loss() -> None:
+    event = SyntheticEvent(
+        "CTCLoss", samples=(5,), inputs=([0.3, -0.2],), outputs=([INF, 2.0],), layer=""
+    )
+    finding = found(BadLabels, training_trace(losses=(INF,), events=(event,), x=np.ones((8, 2))))
+    assert (finding.stage, finding.samples, finding.site.op) == ("data", (5,), "CTCLoss")
+    assert "pool less" in finding.remedies[0]
+
+
+def test_a_label_that_needs_more_frames_names_its_sample() -> None:
+    said = "Not enough time for target transition sequence (required: 8, available: 6)2You can turn"
+    trace = training_trace(
+        losses=(1.0,), outcome="diverged", x=np.ones((4, 2)), y=np.ones((4, 2)), raised=said,
+        raised_op="CTCLoss",
+    )  # fmt: skip
+    finding = found(BadLabels, trace)
+    assert finding.samples == (2,)
+    assert finding.summary.endswith("in sample 2: Not enough time for target transition sequence "
+                                    "(required: 8, available: 6).")  # fmt: skip

@@ -116,12 +116,13 @@ def test_a_denominator_as_good_as_zero_counts_as_zero() -> None:
     assert "as good as 0" in finding.summary
 
 
-def test_a_bare_epsilon_is_told_with_less_confidence_and_no_trial_that_could_not_tell() -> None:
+def test_a_bare_epsilon_is_told_with_less_confidence_and_its_trial_takes_the_epsilon_too() -> None:
     event = SyntheticEvent("RealDiv", inputs=(1e35, 1e-7), input_values=(1e35, 1e-7))
     finding = DivisionByZero().examine(lost(event))
     assert finding is not None
     assert finding.confidence == 0.55
-    assert finding.proofs == ()
+    (proof,) = finding.proofs
+    assert (proof.trial, proof.parameters["almost"]) == ("safe-op", 1e-6)
 
 
 def test_a_zero_in_half_precision_leaves_room_for_the_precision() -> None:

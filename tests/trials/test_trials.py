@@ -10,6 +10,7 @@ from divergence_doctor.rules import Proof
 from divergence_doctor.trace import TraceBuilder
 from divergence_doctor.trials import all_trials, prove
 from divergence_doctor.trials.drop_samples import only, without
+from divergence_doctor.trials.lower_rate import _rises
 from divergence_doctor.trials.replace_values import fill, mend
 from divergence_doctor.trials.rescale_weights import shrink
 from divergence_doctor.trials.standardise import standardised
@@ -311,3 +312,25 @@ def test_standardised_arrays_have_zero_mean_and_unit_variance():
     np.testing.assert_allclose(scaled.mean(axis=0), 0.0, atol=1e-3)
     np.testing.assert_allclose(scaled.std(axis=0), 1.0, rtol=1e-2)
     assert np.isfinite(standardised(np.full((32, 3), 7.0))).all()
+
+
+def test_labels_that_would_all_be_the_same_prove_nothing(mlp, bench_of):
+    bench = bench_of(mlp(optimizer="sgd"), steps=12, x=X, y=1e19 + 1e19 * np.arange(8.0)[:, None])
+    outcome = all_trials()["valid-labels"].run(bench, {"array": "y", "low": 0, "high": 1})
+    assert (outcome.outcome, outcome.detail) == ("not-run", "the labels would all be the same")
+
+
+@pytest.mark.parametrize(
+    ("losses", "batches", "rises"),
+    [
+        ((9.6, 9.5, 9.3, 9.0, 8.9, 8.8), 1, False),
+        ((9.6, 9.9, 9.2, 9.8, 9.5, 9.9), 1, False),  # the masks of Dropout
+        ((9.6, 9.601, 9.602, 9.603, 9.604), 1, True),
+        ((9.6, 14.0, 8.0, 11.0), 1, True),
+        ((1.0, 9.0, 0.9, 8.0, 0.8, 7.0), 2, False),
+        ((1.0, 9.0, 1.2), 2, True),
+        ((1.0,), 1, False),
+    ],
+)
+def test_a_rate_that_only_puts_off_the_rise_has_not_mended_it(losses, batches, rises):
+    assert _rises(losses, batches) is rises

@@ -1,0 +1,1 @@
+"""What does the replay cost? Commands that measure it beside what a user would run instead."""
