@@ -373,7 +373,7 @@ def _unexplained(trace: Trace, because: str, trials: tuple[TrialRecord, ...]) ->
             source=row["source"] or None,
         )
         samples = tuple(json.loads(row["samples"] or "[]"))
-        stage = row["phase"] or stage
+        stage = {"clipping": "update"}.get(row["phase"], row["phase"]) or stage
         kind = "the derivative of " if row["derivative"] else ""
         where = f"the first non-finite value came from {kind}{row['op_type']}" + (
             f" in layer {row['layer']}" if row["layer"] else ""

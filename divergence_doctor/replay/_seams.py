@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -136,6 +136,24 @@ def tape_class() -> type:
     return tf.GradientTape  # type: ignore[no-any-return]
 
 
+def clipping_functions() -> tuple[tuple[Any, str], ...]:
+    """Return TensorFlow's (public) functions that clip gradients, as (module, name)."""
+    import tensorflow as tf
+
+    names = ("clip_by_global_norm", "clip_by_norm", "clip_by_value")
+    return (*((tf, name) for name in names), (tf.linalg, "global_norm"))
+
+
+def record_module() -> Any:
+    """Return the module whose ``record_operation`` puts a ``tf.custom_gradient`` on the tape.
+
+    It is called with (name, outputs, inputs, backward function).
+    """
+    from tensorflow.python.eager import record
+
+    return record
+
+
 def loss_module() -> Any:
     """Return the module whose ``reduce_weighted_values`` every Keras loss reduces through."""
     from keras.src.losses import loss
@@ -178,6 +196,36 @@ def view(tensor: Any) -> NDArray[Any]:
     The array must not be written to, and not be kept longer than the tensor.
     """
     return tensor._numpy()  # type: ignore[no-any-return]  # noqa: SLF001 - the seam
+
+
+def execute_op(
+    op_type: str, inputs: Sequence[Any], attrs: Mapping[str, Any], outputs: int
+) -> list[NDArray[Any]] | None:
+    """Run an op that moves elements about on 64-bit integers, off the tape; None where it cannot.
+
+    Args:
+        op_type: the TensorFlow op.
+        inputs: its inputs, those that hold elements as int64.
+        attrs: its attributes as an op callback gave them; the element type is replaced.
+        outputs: how many outputs it has.
+    """
+    import tensorflow as tf
+    from tensorflow.python.eager import context, execute
+
+    kind = tf.int64.as_datatype_enum
+    flat: list[Any] = []
+    for name, value in attrs.items():
+        if value is not None:  # an attribute left at its default
+            flat += [name, kind if name in {"T", "Tparams"} else value]
+    try:
+        tensors = [tf.convert_to_tensor(value) for value in inputs]
+        with unrecorded():
+            ran = execute.execute(
+                op_type.encode(), outputs, tensors, tuple(flat), context.context()
+            )
+    except (tf.errors.OpError, TypeError, ValueError):
+        return None
+    return [view(tensor) for tensor in (ran if isinstance(ran, list | tuple) else [ran])]
 
 
 def handle_of(variable: Any) -> Any:

@@ -171,6 +171,7 @@ class Bench:
         prepare: Callable[[], AbstractContextManager[None]] = nullcontext,
         patches: Patches | None = None,
         steps: int | None = None,
+        watching: Callable[[int, Fed, Any], AbstractContextManager[None]] | None = None,
         execution: Way | None = None,
         watched: bool = False,
     ) -> Rerun:
@@ -183,12 +184,13 @@ class Bench:
             patches: results of single ops to replace.
             steps: steps to run; by default those that a change at the point must survive.
             watched: watch the failing step, so that the fault tells its place.
+            watching: given (step, fed batch, its tensors), what runs around that step.
             execution: another execution than the one that fails.
 
         Raises:
             UsageError: the steps cannot run so in that execution.
         """
-        way = execution or self.execution
+        way = REFERENCE if watching is not None else execution or self.execution
         if way != REFERENCE:
             return self._run_compiled(way, batches, prepare, patches, steps or self.enough)
         import tensorflow as tf
@@ -202,7 +204,12 @@ class Bench:
             seed_everything(self._seed)
             with prepare():
                 failed = self._steps(
-                    batches or self.batches, steps or self.enough, patches, losses, watched=watched
+                    batches or self.batches,
+                    steps or self.enough,
+                    patches,
+                    losses,
+                    watching,
+                    watched=watched,
                 )
         finally:
             tf.config.run_functions_eagerly(eagerly)
@@ -271,6 +278,7 @@ class Bench:
         steps: int,
         patches: Patches | None,
         losses: list[float],
+        watching: Callable[[int, Fed, Any], AbstractContextManager[None]] | None,
         *,
         watched: bool,
     ) -> tuple[str, Fault] | None:
@@ -285,6 +293,8 @@ class Bench:
                 stack.enter_context(glance.looking())
                 if watch is not None:
                     stack.enter_context(watch.watching())
+                if watching is not None:
+                    stack.enter_context(watching(step, fed[step % len(fed)], data))
                 ran = run_step(self.model, data)
             losses.append(glance.loss_of(ran))
             failed = self._failure(step, ran, losses[-1], glance)

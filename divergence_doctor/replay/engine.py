@@ -15,6 +15,7 @@ from divergence_doctor.errors import LimitError, UsageError
 from divergence_doctor.replay import _seams as seams
 from divergence_doctor.replay.anatomy import describe_model
 from divergence_doctor.replay.feeding import tensors
+from divergence_doctor.replay.harmless import harmless
 from divergence_doctor.replay.outcome import Judge
 from divergence_doctor.replay.source import of_exception, raised_by_us
 from divergence_doctor.replay.state import (
@@ -140,6 +141,48 @@ def _cannot_run(error: Exception, message: str) -> UsageError:
     )
 
 
+def watch_for(
+    model: Any,
+    builder: TraceBuilder,
+    fed: Fed,
+    data: Any,
+    *,
+    step: int,
+    progress: Callable[[str, str], None] = lambda _phase, _layer: None,
+) -> StepWatch:
+    """Return a watch for one step that knows the model's state and the batch by name.
+
+    Args:
+        model: the model whose step it is.
+        builder: where the rows go.
+        fed: the batch of the step.
+        data: its tensors, as the step takes them.
+        step: number of the step.
+        progress: told (phase, layer) as the step goes along.
+    """
+    handles = {
+        seams.identity(handle): held
+        for variable, held in [
+            *((held.variable, held.path) for held in model_variables(model)),
+            *((variable, path) for variable, path, _ in slot_variables(model)),
+        ]
+        for handle in [seams.handle_of(variable)]
+        if handle is not None
+    }
+    watch = StepWatch(
+        builder,
+        step=step,
+        names={},
+        handles=handles,
+        samples=fed.samples,
+        model=model,
+        progress=progress,
+    )
+    for name, tensor in fed.named(data).items():
+        watch.see_leaf(name, tensor)
+    return watch
+
+
 @final
 class Engine:
     """Replays the steps of one model on one sequence of batches, into a trace.
@@ -211,11 +254,17 @@ class Engine:
         after = self._weights_after(step, variables, before, watch)
         slots_finite = self._slots(step, "after")
         watch.stream.settle()
+        watch.stream.name_term(watch.terms)
         self.last_stream = watch.stream
         for table, row in watch.stream.rows(step):
             self.builder.add(table, **row)
         gradients_finite = all(finite for _, finite in watch.gradients.values())
         loss = _loss_of(watch, ran.logs, scale)
+        skipped = _skipped(
+            scale, iterations, _iterations(self.model), gradients_finite=gradients_finite
+        )
+        for row in harmless(watch.stream, step=step, skipped=skipped):
+            self.builder.add("harmless", **row)
         self.builder.add(
             "steps",
             step=step,
@@ -232,9 +281,7 @@ class Engine:
             loss_finite=math.isfinite(loss) if not ran.raised else False,
             gradients_finite=gradients_finite,
             state_finite=after.finite and slots_finite,
-            skipped=_skipped(
-                scale, iterations, _iterations(self.model), gradients_finite=gradients_finite
-            ),
+            skipped=skipped,
             ops=len(watch.stream.ops),
             seconds=seconds,
             raised=ran.raised,
@@ -247,27 +294,14 @@ class Engine:
         )
 
     def _watch(self, step: int, data: Any, number: int) -> StepWatch:
-        handles = {
-            seams.identity(handle): held
-            for variable, held in [
-                *((held.variable, held.path) for held in model_variables(self.model)),
-                *((variable, path) for variable, path, _ in slot_variables(self.model)),
-            ]
-            for handle in [seams.handle_of(variable)]
-            if handle is not None
-        }
-        watch = StepWatch(
+        return watch_for(
+            self.model,
             self.builder,
+            self.batches[number],
+            data,
             step=step,
-            names={},
-            handles=handles,
-            samples=self.batches[number].samples,
-            model=self.model,
             progress=lambda phase, layer: self._progress(step, phase, layer),
         )
-        for name, tensor in self.batches[number].named(data).items():
-            watch.see_leaf(name, tensor)
-        return watch
 
     def _weights_before(self, step: int, variables: list[Held]) -> dict[int, NDArray[Any]]:
         """Record the weights, measured at the end of the step before, and keep the trainable."""

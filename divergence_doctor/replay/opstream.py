@@ -101,6 +101,8 @@ class Taint:
     event: int = -1
     only_infinite: bool = False
     nan: bool = True
+    #: NaN, +Inf and -Inf in a tensor that no op made.
+    counts: tuple[int, int, int] = (0, 0, 0)
 
 
 @dataclass(slots=True)
@@ -119,6 +121,7 @@ class Event:
     message: str = ""
     stack: str = ""
     reaches: str = ""
+    term: str = ""
     primary: bool = False
     operands: list[dict[str, Any]] = field(default_factory=list)
 
@@ -249,7 +252,8 @@ class OpStream:
         self._names[key] = (origin, name)
         self._samples.add(key, by_sample=by_sample)
         if tensor.dtype in self._floating and not all_finite(view(tensor)):
-            self.taints[key] = Taint(origin, name, nan=_has_nan(view(tensor)))
+            counts = _count([view(tensor)])
+            self.taints[key] = Taint(origin, name, nan=counts[0] > 0, counts=counts)
 
     @contextmanager
     def ours(self) -> Iterator[None]:
@@ -433,7 +437,7 @@ class OpStream:
 
     def rows(self, step: int) -> Iterable[tuple[str, dict[str, Any]]]:
         """Yield (table, row) for every event and its operands."""
-        phases = self._phases()
+        phases = self.phases()
         for event in self.events:
             op = self.ops[event.op]
             forward = self.ops[op.derivative_of] if op.derivative_of >= 0 else op
@@ -458,6 +462,7 @@ class OpStream:
                     "origin": event.origin,
                     "origin_name": event.origin_name,
                     "reaches": event.reaches,
+                    "term": event.term,
                     "primary": event.primary,
                     "element": event.element,
                     "samples": json.dumps(list(event.samples)),
@@ -484,7 +489,7 @@ class OpStream:
                     },
                 )
 
-    def _phases(self) -> list[str]:
+    def phases(self) -> list[str]:
         """Return the phase of every op; what follows the last layer of a forward pass is loss."""
         phases = [op.phase for op in self.ops]
         layer_follows = False
@@ -567,11 +572,32 @@ class OpStream:
     def output_of(self, key: int) -> tuple[int, int] | None:
         """Return (op, output) that made a tensor, also one seen through a tap; None for a leaf."""
         made = self.maker.get(key)
-        while key in self._twins:
-            key = self._twins[key]
+        key = self.untapped(key)
         if made is None or key not in self.ops[made].outputs:
             return None
         return made, self.ops[made].outputs.index(key)
+
+    def untapped(self, key: int) -> int:
+        """Return the tensor that an op made, for one that was seen through one of our taps."""
+        while key in self._twins:
+            key = self._twins[key]
+        return key
+
+    def name_term(self, terms: Iterable[tuple[str, int]]) -> None:
+        """Tell the primary event which term of the loss died of it: the first that it led to."""
+        for name, key in terms:
+            stack = [self.taints[key].event] if key in self.taints else []
+            seen: set[int] = set()
+            while stack:
+                number = stack.pop()
+                if number < 0 or number in seen:
+                    continue
+                seen.add(number)
+                event = self.events[number]
+                if event.primary:
+                    event.term = name
+                    return
+                stack.extend(taint.event for taint in self._fed_by(event))
 
     def leaf(self, key: int) -> tuple[str, str]:
         """Return what a tensor that no op made is: an array of the batch, or a constant."""
@@ -597,9 +623,12 @@ class OpStream:
             elif key not in self.maker and tensor.dtype in self._floating:
                 values = view(tensor)
                 if not all_finite(values):
-                    nan = _has_nan(values)
+                    counts = _count([values])
+                    nan = counts[0] > 0
                     origin, name = self._names.get(key, ("constant", "constant"))
-                    taints[key] = self.taints[key] = Taint(origin, name, -1, not nan, nan=nan)
+                    taints[key] = self.taints[key] = Taint(
+                        origin, name, -1, not nan, nan=nan, counts=counts
+                    )
         return taints
 
     def _blame(

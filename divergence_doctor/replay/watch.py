@@ -87,7 +87,16 @@ class StepWatch:
         self._taps: dict[int, list[Place]] = {}
         self._loss_names: list[str] = []
         self._loss_calls: dict[int, int] = {}
+        #: Terms of the loss by name, with the identity of their tensor.
+        self.terms: list[tuple[str, int]] = []
+        #: Inside an optimizer, whose update is not over with the first variable.
+        self._updating = False
         self._progress = progress
+
+    @property
+    def place(self) -> Place:
+        """Where in the model the step stands now."""
+        return self._place
 
     def see_leaf(self, name: str, tensor: Any) -> None:
         """Tell the watch of one array of the batch, before the step."""
@@ -122,6 +131,10 @@ class StepWatch:
             enter(seams.patched(seams.optimizer_class(), "apply", self._update))
             enter(seams.patched(seams.loss_scale_class(), "apply", self._update))
             enter(self._clock.running())
+            enter(seams.patched(seams.optimizer_class(), "_clip_gradients", self._clip))
+            for owner, name in seams.clipping_functions():
+                enter(seams.patched(owner, name, self._clip))
+            enter(seams.patched(seams.record_module(), "record_operation", self._own_gradient))
             enter(seams.gradient_function(self.stream.gradient_wrapper))
             enter(seams.op_callback(self.stream.on_op))
             yield
@@ -177,6 +190,8 @@ class StepWatch:
 
     def _enter(self, layer: Any) -> Place:
         before = self._place
+        if self.phase == "update" and not self._updating:
+            self.phase = "forward"
         known = self._paths.get(id(layer))
         path = known[0] if known is not None else layer_path(layer, self.model)
         if known is None and getattr(layer, "built", True):
@@ -408,6 +423,7 @@ class StepWatch:
     def _add_loss(self, name: str, value: Any) -> None:
         number = _scalar(value)
         if number is not None:
+            self.terms.append((name, seams.identity(value)))
             order = sum(1 for row in self.builder.rows("losses") if row["step"] == self.step)
             self.builder.add("losses", step=self.step, order=order, name=name, value=number)
 
@@ -441,18 +457,21 @@ class StepWatch:
                 raise
             finally:
                 watch.phase = before
-            watch._see_gradients(target, sources, found)
+            if watch._see_gradients(target, sources, found) and before == "forward":
+                # What is done to gradients by hand belongs to the update, up to the next layer.
+                watch.phase = "update"
             return found
 
         return gradient
 
-    def _see_gradients(self, target: Any, sources: Any, found: Any) -> None:
+    def _see_gradients(self, target: Any, sources: Any, found: Any) -> bool:
+        """Record the gradients of the model's weights; say whether there are any."""
         import tensorflow as tf
 
         trainable = {id(variable): variable for variable in self.model.trainable_variables}
         flat_sources, flat_found = tf.nest.flatten(sources), _flat(found)
         if not any(id(source) in trainable for source in flat_sources):
-            return
+            return False
         targets = [tensor for tensor in _flat(target) if tensor is not None]
         self.targets += [number for tensor in targets if (number := _scalar(tensor)) is not None]
         self.stream.reach(targets, "loss")
@@ -478,6 +497,7 @@ class StepWatch:
                 variable=clean(variable.path),
                 **row,
             )
+        return True
 
     def _owners(self) -> dict[int, tuple[str, str]]:
         from divergence_doctor.replay.state import model_variables
@@ -491,7 +511,7 @@ class StepWatch:
         watch = self
 
         def apply(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
-            before, watch.phase = watch.phase, "update"
+            outer, watch._updating, watch.phase = watch._updating, True, "update"
             watch._progress("update", "")
             try:
                 return original(optimizer, *args, **kwargs)
@@ -499,9 +519,51 @@ class StepWatch:
                 watch._note_where()
                 raise
             finally:
-                watch.phase = before
+                watch._updating = outer
+                watch.phase = "update" if outer else "forward"
 
         return apply
+
+    def _clip(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Tell clipping from the rest of the update: Keras' own, and TensorFlow's by hand."""
+        watch = self
+
+        def clip(*args: Any, **kwargs: Any) -> Any:
+            if watch.phase != "update":
+                return original(*args, **kwargs)
+            watch.phase = "clipping"
+            try:
+                return original(*args, **kwargs)
+            finally:
+                watch.phase = "update"
+
+        return clip
+
+    def _own_gradient(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Give the ops of a gradient that the user wrote the layer that it was written for."""
+        watch = self
+
+        def record(
+            op_type: Any,
+            output_tensors: Any,
+            input_tensors: Any,
+            backward_function: Any,
+            *rest: Any,
+            **named: Any,
+        ) -> Any:
+            place = watch._place
+
+            def placed(*gradients: Any) -> Any:
+                before, watch._place = watch._place, place
+                try:
+                    return backward_function(*gradients)
+                finally:
+                    watch._place = before
+
+            back = placed if place.layer else backward_function
+            return original(op_type, output_tensors, input_tensors, back, *rest, **named)
+
+        return record
 
 
 def _flat(value: Any) -> list[Any]:

@@ -112,7 +112,21 @@ class Operand:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One link of the chain that made the producer's input dangerous, nearest first."""
+    """One link of the chain that made the producer's input dangerous.
+
+    Attributes:
+        link: distance from the failure, from 0.
+        what: ``op``, ``variable``, ``batch`` or ``constant``.
+        name: op type, path of the variable or name of the array.
+        layer, phase, source: where the op ran.
+        dtype, shape: of the tensor.
+        followed: one element of it lies on the way; ``element`` is its index, ``value`` its value.
+        through: how the next nearer link came from it, in words.
+        departed: nearest the source of those beyond the ordinary range.
+        ordinary_low, ordinary_high: that range, as magnitudes.
+        low, high: smallest and largest finite value of the whole tensor.
+        nonfinite: its elements that are NaN or Inf.
+    """
 
     link: int
     what: str
@@ -120,11 +134,43 @@ class Link:
     layer: str
     phase: str
     source: str
+    dtype: str
     shape: str
+    element: str
+    followed: bool
     value: float
+    through: str
+    departed: bool
+    ordinary_low: float
+    ordinary_high: float
     low: float
     high: float
     nonfinite: int
+
+    @property
+    def cell(self) -> str:
+        """The element as people write it, e.g. ``[5, 0]``; empty for a scalar, or where none is."""
+        return f"[{self.element}]" if self.element else ""
+
+    @property
+    def tensor(self) -> str:
+        """Dtype and shape in one word or two."""
+        return " ".join(part for part in (self.dtype, self.shape) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """How the dangerous number came about.
+
+    Attributes:
+        sentence: the way from the source to the failure; empty when no element could be followed.
+        links: the links, nearest first; of a long chain the telling ones.
+        left_out: how many links are not among them.
+    """
+
+    sentence: str = ""
+    links: tuple[Link, ...] = ()
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +186,7 @@ class Where:
     message: str = ""
     stack: str = ""
     operands: tuple[Operand, ...] = ()
-    chain: tuple[Link, ...] = ()
+    chain: Chain = Chain()
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,15 +291,29 @@ class LayerRow:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Non-finite values that reached neither loss, gradient nor state: told, not blamed."""
+    """Non-finite values that reached neither loss, gradient nor state: told, not blamed.
 
-    op: str
+    Attributes:
+        what: ``op``, ``batch``, ``variable`` or ``constant``.
+        name: op type, name of the array or path of the variable.
+        layer, phase, source: where they arose.
+        steps, times: in how many steps, and how often in all.
+        nan, inf: how many.
+        ended: where they ended: op and layer.
+        because: the mechanism, in words.
+    """
+
+    what: str
+    name: str
     layer: str
     phase: str
     source: str
+    steps: int
     times: int
     nan: int
     inf: int
+    ended: str
+    because: str
 
 
 @dataclass(frozen=True, slots=True)

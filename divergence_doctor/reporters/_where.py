@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from divergence_doctor._clean import clean
+from divergence_doctor.reporters._chain import chain
 from divergence_doctor.reporters._parts import (
     BatchArray,
     Cell,
-    Link,
     Offender,
     Operand,
     SampleArray,
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 #: What a ticket can hold; the trace has all of it, and the report says how much there is.
 MAX_OFFENDERS: Final = 20
 MAX_CELLS: Final = 12
-MAX_LINKS: Final = 40
 MAX_OPERANDS: Final = 24
 MAX_TOLD: Final = 40
 MAX_NAMED: Final = 3
@@ -60,7 +58,7 @@ def _primary(trace: Trace) -> dict[str, Any] | None:
 def _of_event(trace: Trace, event: dict[str, Any]) -> Where:
     step, op = int(event["step"]), int(event["op"])
     operands = trace.table("operands").select(step=step, op=op)
-    chain = trace.table("chain").select(step=step, op=op)
+    rows = trace.table("chain").select(step=step, op=op)
     made = ", ".join(
         f"{number(int(event[column]))} {word}"
         for column, word in (("nan", "NaN"), ("posinf", "+Inf"), ("neginf", "-Inf"))
@@ -86,7 +84,7 @@ def _of_event(trace: Trace, event: dict[str, Any]) -> Where:
         message=event["message"],
         stack=event["stack"],
         operands=tuple(_operand(row) for row in _first(operands, MAX_OPERANDS)),
-        chain=tuple(_link(row) for row in _first(chain, MAX_LINKS)),
+        chain=chain(rows, event),
     )
 
 
@@ -127,22 +125,6 @@ def _operand(row: dict[str, Any]) -> Operand:
     )
 
 
-def _link(row: dict[str, Any]) -> Link:
-    return Link(
-        link=int(row["link"]),
-        what=row["what"],
-        name=row["name"],
-        layer=row["layer"],
-        phase=row["phase"],
-        source=row["source"],
-        shape=" ".join(part for part in (row["dtype"], row["shape"]) if part),
-        value=row["value"],
-        low=row["min"],
-        high=row["max"],
-        nonfinite=_nonfinite(row),
-    )
-
-
 def _of_exception(trace: Trace) -> Where | None:
     for row in trace.table("steps").rows():
         if row["raised"]:
@@ -164,25 +146,28 @@ def _of_exception(trace: Trace) -> Where | None:
 
 
 def told(trace: Trace) -> tuple[Told, ...]:
-    """Return what was non-finite and did no harm: it reached nothing, or the run is healthy."""
-    events = trace.table("events")
-    if not len(events):
-        return ()
-    harmless = (
-        np.ones(len(events), dtype=bool) if trace.outcome == "healthy" else events["reaches"] == ""
-    )
-    picked = events.where(harmless & events["produced"])
-    times: Counter[tuple[str, str, str, str]] = Counter()
-    nan: Counter[tuple[str, str, str, str]] = Counter()
-    inf: Counter[tuple[str, str, str, str]] = Counter()
-    for row in picked.rows():
-        op = f"derivative of {row['op_type']}" if row["derivative"] else row["op_type"]
-        key = (op, row["layer"], row["phase"], row["source"])
-        times[key] += 1
-        nan[key] += max(int(row["nan"]), 0)
-        inf[key] += max(int(row["posinf"]), 0) + max(int(row["neginf"]), 0)
+    """Return what was non-finite and did no harm, each place once over all steps."""
+    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in trace.table("harmless").rows():
+        ended = f"{row['ended_in']} in {row['ended_layer']}" if row["ended_layer"] else ""
+        ended = ended or row["ended_in"]
+        names = [str(row[name]) for name in ("what", "name", "layer", "phase", "source")]
+        found.setdefault((*names, ended, str(row["because"])), []).append(row)
     return tuple(
-        Told(*key, count, nan[key], inf[key]) for key, count in list(times.items())[:MAX_TOLD]
+        Told(
+            what=key[0],
+            name=key[1],
+            layer=key[2],
+            phase=key[3],
+            source=key[4],
+            steps=len({row["step"] for row in rows}),
+            times=sum(row["times"] for row in rows),
+            nan=sum(row["nan"] for row in rows),
+            inf=sum(row["posinf"] + row["neginf"] for row in rows),
+            ended=key[5],
+            because=key[6],
+        )
+        for key, rows in list(found.items())[:MAX_TOLD]
     )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
+from divergence_doctor.reporters._parts import Chain
 from divergence_doctor.reporters._reporter import Reporter
 
 if TYPE_CHECKING:
@@ -48,8 +50,18 @@ class Json(Reporter):
                 "notes": list(fidelity.notes),
             },
             "run": document.run,
+            "chain": _chain(document.where.chain if document.where is not None else Chain()),
+            "harmless": [asdict(told) for told in document.told],
         }
         return json.dumps(_strict(report), indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def _chain(chain: Chain) -> dict[str, Any]:
+    return {
+        "sentence": chain.sentence,
+        "links": [asdict(link) for link in chain.links],
+        "left_out": chain.left_out,
+    }
 
 
 def _cause(cause: Cause) -> dict[str, Any]:

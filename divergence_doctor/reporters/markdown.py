@@ -26,7 +26,7 @@ from divergence_doctor.reporters._where import values_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from divergence_doctor.reporters._parts import Cause, Document, Remedy, Where, Who
+    from divergence_doctor.reporters._parts import Cause, Chain, Document, Remedy, Where, Who
 
 #: GitHub refuses a comment of more than 65,536 characters, and with it the whole post.
 LIMIT: Final = 60_000
@@ -282,23 +282,8 @@ def _where(place: Where) -> Iterable[str]:
             ],
             "tensors",
         )
-    if place.chain:
-        yield "What fed it, nearest first:"
-        yield _table(
-            ("", "what", "layer", "line", "value", "range"),
-            [
-                (
-                    str(link.link),
-                    f"{prose(link.what)} {code(link.name)}",
-                    code(link.layer),
-                    code(link.source),
-                    measured(link.value),
-                    f"{measured(link.low)} to {measured(link.high)}",
-                )
-                for link in place.chain
-            ],
-            "links",
-        )
+    if place.chain.links:
+        yield from _chain(place.chain)
     if place.message:
         yield fenced(place.message)
     if place.stack:
@@ -306,6 +291,31 @@ def _where(place: Where) -> Iterable[str]:
             "<details><summary>The user's own frames</summary>\n\n"
             f"{fenced(place.stack)}\n\n</details>"
         )
+
+
+def _chain(chain: Chain) -> Iterable[str]:
+    yield "### Where it came from"
+    if chain.sentence:
+        yield prose(chain.sentence)
+    yield _table(
+        ("", "what", "layer", "line", "element", "value", "how it went on", "whole tensor"),
+        [
+            (
+                f"{'➜ ' if link.departed else ''}{link.link}",
+                f"{prose(link.what)} {code(link.name)}",
+                code(link.layer),
+                code(link.source),
+                code(link.cell) if link.cell else NONE,
+                number(link.value) if link.followed else NONE,
+                prose(link.through, 200) if link.through else NONE,
+                f"{code(link.tensor)} {measured(link.low)} to {measured(link.high)}",
+            )
+            for link in chain.links
+        ],
+        "links",
+    )
+    if chain.left_out:
+        yield f"{chain.left_out:,} links between them are in `trace.h5`."
 
 
 def _who(who: Who) -> Iterable[str]:
@@ -360,22 +370,34 @@ def _value(value: Any) -> str:
 
 def _told(document: Document) -> Iterable[str]:
     yield "### Not finite, but harmless"
-    yield "These reach neither the loss nor a gradient nor the state:"
+    yield "Told, not blamed: these reach neither the loss nor a gradient nor the state."
     yield _table(
-        ("op", "layer", "phase", "line", "times", "NaN", "Inf"),
+        (
+            "what",
+            "layer",
+            "phase",
+            "line",
+            "times",
+            "NaN",
+            "Inf",
+            "ended in",
+            "why it does no harm",
+        ),
         [
             (
-                code(t.op),
+                f"{prose(t.what)} {code(t.name)}",
                 code(t.layer),
-                prose(t.phase),
+                prose(t.phase) or NONE,
                 code(t.source),
                 number(t.times),
                 number(t.nan),
                 number(t.inf),
+                code(t.ended),
+                prose(t.because),
             )
             for t in document.told
         ],
-        "ops",
+        "places",
     )
 
 

@@ -31,6 +31,7 @@ _PHASES: Final = {
     "forward": "in the forward pass",
     "loss": "in the loss",
     "backward": "in the backward pass",
+    "clipping": "in the clipping of the gradients",
 }
 
 
@@ -346,8 +347,8 @@ def left_out(producer: Producer) -> tuple[Proof, ...]:
 def carried_on(trace: Trace, producer: Producer) -> int:
     """Return how many later forward ops handed the producer's bad value on."""
     events = trace.table("events").select(step=producer.step, derivative=False, produced=False)
-    later = (events["op"] > producer.op) & (events["phase"] != "update")
-    later &= (events["phase"] != "backward") & (events["origin_name"] == producer.op_type)
+    forward = (events["phase"] == "forward") | (events["phase"] == "loss")
+    later = (events["op"] > producer.op) & forward & (events["origin_name"] == producer.op_type)
     return int(later.sum())
 
 

@@ -121,7 +121,8 @@ class ExplodingActivation(Rule):
         order of the activations' square.
         """
         producer = primary_of(trace)
-        if producer is None or producer.phase != "update" or not producer.loss_finite:
+        after = producer is not None and producer.phase in {"clipping", "update"}
+        if producer is None or not after or not producer.loss_finite:
             return None
         growth = activation_growth(trace, producer.step)
         return producer if growth is not None and growth.values[-1] >= self.FOURTH_ROOT else None

@@ -79,7 +79,7 @@ _SHAPE = Column("shape", "str", "shape of the tensor, e.g. 32x28x28x1; empty for
 _VARIABLE = Column("variable", "str", "path of the variable as Keras gives it")
 _OP = Column("op", "int", "place of the op in the step's stream of ops, from 0")
 _OP_TYPE = Column("op_type", "str", "TensorFlow op type, e.g. Log")
-_PHASE = Column("phase", "str", "forward, loss, backward or update")
+_PHASE = Column("phase", "str", "forward, loss, backward, clipping or update")
 _SOURCE = Column("source", "str", "the user's own line that ran it, file:line; empty if none")
 
 TABLES: Final[dict[str, TableSpec]] = {
@@ -332,6 +332,7 @@ TABLES: Final[dict[str, TableSpec]] = {
                 Column(
                     "reaches", "str", "loss, gradient, state, or empty when it reaches none of them"
                 ),
+                Column("term", "str", "the first term of the loss that died of it; primary only"),
                 Column(
                     "primary", "bool", "the first producer of what reached loss, gradient or state"
                 ),
@@ -372,15 +373,44 @@ TABLES: Final[dict[str, TableSpec]] = {
                 _LAYER,
                 _PHASE,
                 _SOURCE,
+                Column("followed", "bool", "the way to the bad element leads through one element"),
                 Column(
-                    "value",
-                    "float",
-                    "its value on the way to the first bad element; NaN where none fits",
+                    "index",
+                    "str",
+                    "index of that element, e.g. 5,0; a colon for an axis all along which it is so",
                 ),
+                Column("value", "float", "its value; NaN where no element could be followed"),
+                Column("through", "str", "how the next nearer link was made from it, in words"),
+                Column(
+                    "ordinary_low", "float", "least magnitude that is ordinary here; 0 where any is"
+                ),
+                Column("ordinary_high", "float", "largest magnitude that is ordinary here"),
+                Column("departed", "bool", "nearest the source of those beyond the ordinary range"),
                 _DTYPE,
                 _SHAPE,
             ),
             tensor=True,
+        ),
+        TableSpec(
+            "harmless",
+            "one place whose non-finite values reached neither loss nor gradient nor state",
+            (
+                _STEP,
+                Column("what", "str", "where it arose: op, batch, variable or constant"),
+                Column("name", "str", "op type, array name or variable path"),
+                _LAYER,
+                _PHASE,
+                _SOURCE,
+                Column("times", "int", "how many such tensors of this place in this step", "1"),
+                Column("nan", "int", "NaN in them", "1"),
+                Column("posinf", "int", "+Inf in them", "1"),
+                Column("neginf", "int", "-Inf in them", "1"),
+                Column("reason", "str", "the mechanism: mask, max-pooling, skipped-step, ..."),
+                Column("because", "str", "the mechanism in words"),
+                Column("ended_in", "str", "op type that took it in and put out finite numbers"),
+                Column("ended_layer", "str", "layer that this op ran in"),
+                Column("ended_source", "str", "the user's own line that ran this op"),
+            ),
         ),
         TableSpec(
             "divisions",

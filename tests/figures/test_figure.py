@@ -49,6 +49,12 @@ def with_sample_losses(trace: Trace, values: list[float]) -> Trace:
     for at in range(len(trace.table("steps"))):
         builder.add("losses", step=at, name="_term$", value=1.0)
         builder.add("losses", step=at, name="\x1bother", value=math.inf)
+    for link, (name, value) in enumerate((("Log$", 0.0), ("x/\x1b", -3.0))):
+        builder.add(
+            "chain", step=step, op=0, link=link, what="op", name=name, layer=HOSTILE[3],
+            index="1,0", followed=True, value=value, departed=link == 0, ordinary_low=2.0**-24,
+            ordinary_high=math.inf, **tensor([value, 2.0]),
+        )  # fmt: skip
     builder.describe(**trace.context)
     return builder.build()
 
@@ -100,6 +106,10 @@ def extreme() -> Trace:
             here = {"batch": 0, "name": f"x{index}", "role": "x", "sample": sample, "nonfinite": 0}
             builder.add("samples", **here, min=low, max=value)
         builder.add("sample_losses", step=0, name="y", sample=index, value=value)
+        builder.add(
+            "chain", step=0, op=0, link=index, what="batch", name="x", followed=True, value=value,
+            ordinary_low=0.0 if index % 2 else abs(value), ordinary_high=abs(value), **moved,
+        )  # fmt: skip
     return builder.build()
 
 
@@ -116,6 +126,7 @@ def figures() -> pytest.MarkDecorator:
 def test_the_most_telling_picture_comes_first() -> None:
     assert [figure.name for figure in all_figures()] == [
         "magnitude-spectrum",
+        "chain",
         "gradient-norm",
         "update-ratio",
         "loss",

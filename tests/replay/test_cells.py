@@ -82,11 +82,11 @@ def test_the_zero_that_a_logarithm_is_taken_of_is_named(keras, cells):
     assert cells(model, {"x": X, "y": y}) == [("y", "11,0", 0.0, "fed-to-op")]
 
 
-def test_an_outlier_cell_is_named(keras, cells):
+def test_the_outlier_that_the_chain_ends_at_is_named(keras, cells):
     model = mlp(keras, lambda _, y_pred: tf.exp(y_pred))
     x = X.copy()
     x[4, 3] = 1e4
-    assert cells(model, {"x": x, "y": Y}) == [("x", "4,3", 1e4, "outlier")]
+    assert cells(model, {"x": x, "y": Y}) == [("x", "4,3", 1e4, "fed-to-op")]
 
 
 def test_one_cell_of_a_short_row_is_found_by_halving(keras, cells):

@@ -75,6 +75,8 @@ def test_the_gradient_function_is_called_with_the_forward_tensors(tf):
         (seams.loss_scale_class, "apply"),
         (seams.rnn_module, "rnn"),
         (seams.time_distributed_class, "call"),
+        (seams.optimizer_class, "_clip_gradients"),
+        (seams.record_module, "record_operation"),
     ],
 )
 def test_what_is_wrapped_is_there_and_put_back_even_after_an_error(owner, name):
@@ -82,6 +84,40 @@ def test_what_is_wrapped_is_there_and_put_back_even_after_an_error(owner, name):
     with pytest.raises(RuntimeError), seams.patched(owner(), name, lambda original: original):
         raise RuntimeError
     assert vars(owner())[name] is before
+
+
+def test_the_functions_that_clip_are_there_and_put_back():
+    for owner, name in seams.clipping_functions():
+        before = getattr(owner, name)
+        with seams.patched(owner, name, lambda _original: lambda: "clipped"):
+            assert getattr(owner, name)() == "clipped"
+        assert getattr(owner, name) is before
+
+
+def test_a_gradient_of_the_users_own_goes_on_the_tape_through_record_operation(tf):
+    ran = []
+
+    def marked(original):
+        def record(kind, outputs, inputs, backward, *rest):
+            def seen(*gradients):
+                ran.append(kind)
+                return backward(*gradients)
+
+            return original(kind, outputs, inputs, seen, *rest)
+
+        return record
+
+    @tf.custom_gradient
+    def double(x):
+        return 2.0 * x, lambda upstream: 2.0 * upstream
+
+    x = tf.constant(3.0)
+    with seams.patched(seams.record_module(), "record_operation", marked):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = double(x)
+        assert float(tape.gradient(y, x)) == 2.0
+    assert ran == ["double"]
 
 
 def test_an_inherited_attribute_is_taken_away_again():
@@ -146,6 +182,19 @@ def test_a_scaled_rate_is_scaled_for_a_while(keras, scheduled):
         assert float(optimizer.learning_rate) == pytest.approx(0.01)
     if scheduled:
         assert float(optimizer.learning_rate) == pytest.approx(0.1)
+
+
+def test_an_op_that_moves_elements_runs_on_their_numbers(tf):
+    seen = []
+    with seams.op_callback(lambda kind, ins, attrs, *_rest: seen.append((kind, ins, attrs))):
+        tf.transpose(tf.ones((2, 3)), [1, 0])
+    kind, inputs, attrs = seen[-1]
+    named = dict(zip(attrs[::2], attrs[1::2], strict=True))
+    numbers = np.arange(6).reshape(2, 3)
+    name = kind.decode() if isinstance(kind, bytes) else kind
+    (moved,) = seams.execute_op(name, [numbers, inputs[1]], named, 1)
+    np.testing.assert_array_equal(moved, numbers.T)
+    assert seams.execute_op("Cholesky", [numbers], {"T": named["T"]}, 1) is None
 
 
 @pytest.fixture

@@ -148,6 +148,15 @@ CONTEXT: dict[str, Any] = {
 }
 
 
+_COUNTS = {"step": 0, "times": 2, "nan": 0, "posinf": 0, "neginf": 6}
+#: A row of what does no harm.
+MASKED = {
+    **_COUNTS, "what": "op", "name": "Softmax", "layer": "attention", "phase": "forward",
+    "source": "model.py:8", "reason": "mask", "because": "a mask on purpose",
+    "ended_in": "Softmax", "ended_layer": "attention", "ended_source": "model.py:9",
+}  # fmt: skip
+
+
 def with_rows(trace: Trace, *rows: tuple[str, dict[str, Any]]) -> Trace:
     """Return the trace with these rows in place of the tables that they belong to."""
     builder = TraceBuilder()
@@ -200,14 +209,33 @@ def diverged_trace(**fields: Any) -> Trace:
         (
             "chain",
             _link(
-                p, link=1, what="op", name="Sigmoid", layer=last, source="model.py:12", value=0.0
+                p,
+                link=0,
+                what="op",
+                name="Sigmoid",
+                layer=last,
+                source="model.py:12",
+                index="3,0",
+                value=0.0,
+                departed=True,
+                followed=True,
             ),
         ),
         (
             "chain",
-            _link(p, link=2, what="variable", name=f"{last}/kernel", layer=last, value=-210.0),
+            _link(
+                p,
+                link=1,
+                what="variable",
+                name=f"{last}/kernel",
+                value=-210.0,
+                index="1,0",
+                followed=True,
+                through="term 2 of 4: 1 * -210",
+            ),
         ),
-        ("chain", _link(x, link=3, what="batch", name="x", value=-1.0)),
+        ("chain", _link(x, link=2, what="batch", name="x", value=math.nan)),
+        ("harmless", MASKED),
         ("sample_losses", {"step": 1, "name": "my_loss", "sample": 3, "value": math.inf}),
     )
 
@@ -234,7 +262,11 @@ def diagnosed(trace: Trace, **fields: Any) -> Diagnosis:
 def runs() -> SimpleNamespace:
     """What the tests make further runs from."""
     return SimpleNamespace(
-        diverged_trace=diverged_trace, diagnosed=diagnosed, hostile_name=HOSTILE, context=CONTEXT
+        diverged_trace=diverged_trace,
+        with_rows=with_rows,
+        diagnosed=diagnosed,
+        hostile_name=HOSTILE,
+        context=CONTEXT,
     )
 
 
@@ -298,7 +330,23 @@ def hostile() -> tuple[Trace, Diagnosis]:
             trials=trials,
             context={key: value for key, value in context.items() if key != "outcome_because"},
         ),
-        ("chain", _link([0.0], link=1, what=name, name=name, layer=name, source=name)),
+        (
+            "chain",
+            _link(
+                [0.0],
+                link=0,
+                what=name,
+                name=name,
+                layer=name,
+                source=name,
+                index=name,
+                followed=True,
+                departed=True,
+                value=0.0,
+                through=name,
+            ),
+        ),
+        ("harmless", {key: name for key in MASKED if key not in _COUNTS} | _COUNTS),
         (
             "cells",
             {"batch": 0, "name": name, "sample": 0, "index": "0,0", "value": math.nan},

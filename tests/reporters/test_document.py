@@ -10,6 +10,7 @@ from divergence_doctor.diagnosis import diagnose
 from divergence_doctor.reporters import document
 from divergence_doctor.reporters._parts import Remedy
 from divergence_doctor.reporters._text import code_pieces, number, shorten
+from divergence_doctor.reporters.markdown import Markdown
 from divergence_doctor.rules import Evidence
 from divergence_doctor.trace.synthetic import SyntheticEvent, training_trace
 
@@ -22,7 +23,7 @@ def test_the_place_is_the_first_producer_with_the_values_of_its_inputs(told):
     )
     given = where.operands[0]
     assert (given.role, given.value, given.low, given.high, given.zero) == ("input", 0, 0, 0.5, 2)
-    assert [link.name for link in where.chain] == ["Sigmoid", "decoder/dense_2/kernel", "x"]
+    assert [link.name for link in where.chain.links] == ["Sigmoid", "decoder/dense_2/kernel", "x"]
 
 
 def test_a_step_that_raised_has_its_place_too():
@@ -88,9 +89,23 @@ def test_a_run_without_a_known_cause_is_unexplained_and_located(runs):
 def test_in_a_healthy_run_no_event_is_blamed():
     event = SyntheticEvent("Mul", phase="backward", reaches="gradient", primary=True)
     trace = training_trace(losses=(1.0, 0.9), events=(event,), outcome="healthy")
-    told = document(trace, diagnose(trace, rules=()))
-    assert told.where is None
-    assert [(item.op, item.times, item.nan) for item in told.told] == [("Mul", 1, 1)]
+    assert document(trace, diagnose(trace, rules=())).where is None
+
+
+def test_what_did_no_harm_is_told_once_over_all_steps_with_its_mechanism(runs):
+    skipped = {
+        "what": "op", "name": "Mul", "phase": "backward", "times": 1, "nan": 2,
+        "reason": "skipped-step", "because": "loss scaling skipped the step on purpose",
+    }  # fmt: skip
+    trace = runs.with_rows(
+        training_trace(losses=(1.0, 0.9), outcome="healthy"),
+        *(("harmless", {"step": step, **skipped}) for step in (0, 1)),
+    )
+    healthy = document(trace, diagnose(trace, rules=()))
+    (told,) = healthy.told
+    assert (told.name, told.steps, told.times, told.nan) == ("Mul", 2, 2, 4)
+    assert told.because == "loss scaling skipped the step on purpose"
+    assert "Told, not blamed" in Markdown().render(healthy)
 
 
 def test_a_replay_that_was_stopped_says_how_and_where():

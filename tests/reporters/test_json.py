@@ -10,7 +10,7 @@ from divergence_doctor.reporters.json import Json
 
 TOP_KEYS = {
     *("schema", "outcome", "diagnosis", "contributing", "findings", "ruled_out"),
-    *("fidelity", "run"),
+    *("fidelity", "run", "chain", "harmless"),
 }
 CAUSE_KEYS = {
     *("cause", "code", "confidence", "confirmed", "stage", "step", "layer", "op", "source"),

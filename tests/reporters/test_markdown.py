@@ -49,7 +49,7 @@ def test_the_code_to_paste_stands_in_python_fences(told):
 
 def test_what_reached_nothing_is_told_and_not_blamed(told):
     harmless = Markdown().render(told["diverged"]).split("### Not finite, but harmless")[1]
-    assert "| `Softmax` | `attention` | forward |" in harmless.split("###")[0]
+    assert "| op `Softmax` | `attention` | forward |" in harmless.split("###")[0]
 
 
 @pytest.mark.slow
