@@ -228,6 +228,17 @@ def execute_op(
     return [view(tensor) for tensor in (ran if isinstance(ran, list | tuple) else [ran])]
 
 
+def values_of(variable: Any) -> NDArray[Any]:
+    """Return what a variable of Keras or TensorFlow holds, uncopied where it lies in host memory.
+
+    The array must not be written to. It stays as it is: what is assigned later goes elsewhere.
+    """
+    import tensorflow as tf
+
+    held = getattr(variable, "_value", variable)
+    return view(tf.raw_ops.ReadVariableOp(resource=held.handle, dtype=held.dtype))
+
+
 def handle_of(variable: Any) -> Any:
     """Return the resource handle of a Keras or TensorFlow variable."""
     value = getattr(variable, "_value", variable)

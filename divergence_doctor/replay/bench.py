@@ -351,7 +351,7 @@ class Bench:
 
     def _trainable(self) -> list[NDArray[Any]]:
         return [
-            np.asarray(held.variable.value).astype(np.float32)
+            seams.values_of(held.variable).astype(np.float32)
             for held in model_variables(self.model)
             if held.trainable
         ]
@@ -361,10 +361,10 @@ class Bench:
 
     def _bad_variable(self) -> str:
         for held in model_variables(self.model):
-            if not all_finite(np.asarray(held.variable.value)):
+            if not all_finite(seams.values_of(held.variable)):
                 return held.path
         for variable, path, _ in slot_variables(self.model):
-            if not all_finite(np.asarray(variable.value)):
+            if not all_finite(seams.values_of(variable)):
                 return path
         return ""
 

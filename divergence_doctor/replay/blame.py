@@ -91,7 +91,7 @@ def _suspects(bench: Bench, claimed: Sequence[int], event: Event | None) -> Iter
         yield _bad_rows(event)
     for array in batch.arrays.values():
         if array.dtype.kind == "f" and array.ndim and len(array) == batch.samples:
-            bad = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+            bad = ~np.isfinite(array.reshape(len(array), array[:1].size)).all(axis=1)
             yield [int(row) for row in np.flatnonzero(bad)]
 
 

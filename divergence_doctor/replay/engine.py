@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import re
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -16,6 +18,7 @@ from divergence_doctor.replay import _seams as seams
 from divergence_doctor.replay.anatomy import describe_model
 from divergence_doctor.replay.feeding import tensors
 from divergence_doctor.replay.harmless import harmless
+from divergence_doctor.replay.measuring import Measuring
 from divergence_doctor.replay.outcome import Judge
 from divergence_doctor.replay.source import of_exception, raised_by_us
 from divergence_doctor.replay.state import (
@@ -29,10 +32,10 @@ from divergence_doctor.replay.state import (
 )
 from divergence_doctor.replay.support import check_supported
 from divergence_doctor.replay.watch import StepWatch
-from divergence_doctor.stats import all_finite, summarize
+from divergence_doctor.stats import extent, summarize
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
 #: Steps that may follow the asked ones while loss scaling still searches for a scale that fits:
 #: from 2**15, the default of Keras, it is halved to 1 in 15 skipped steps.
 _SCALE_SEARCH: Final = 40
+#: Bytes from which on a variable is copied rather than held while it is updated.
+_COPIED: Final = 64_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +154,8 @@ def watch_for(
     *,
     step: int,
     progress: Callable[[str, str], None] = lambda _phase, _layer: None,
+    measuring: Measuring | None = None,
+    state: Sequence[tuple[Any, str]] | None = None,
 ) -> StepWatch:
     """Return a watch for one step that knows the model's state and the batch by name.
 
@@ -159,13 +166,17 @@ def watch_for(
         data: its tensors, as the step takes them.
         step: number of the step.
         progress: told (phase, layer) as the step goes along.
+        measuring: measures the tensors of the step; None where nobody asks for their rows.
+        state: the variables with their paths, where they are at hand.
     """
-    handles = {
-        seams.identity(handle): held
-        for variable, held in [
+    if state is None:
+        state = [
             *((held.variable, held.path) for held in model_variables(model)),
             *((variable, path) for variable, path, _ in slot_variables(model)),
         ]
+    handles = {
+        seams.identity(handle): path
+        for variable, path in state
         for handle in [seams.handle_of(variable)]
         if handle is not None
     }
@@ -177,6 +188,7 @@ def watch_for(
         samples=fed.samples,
         model=model,
         progress=progress,
+        measuring=measuring,
     )
     for name, tensor in fed.named(data).items():
         watch.see_leaf(name, tensor)
@@ -206,8 +218,11 @@ class Engine:
         self.builder = builder
         self._progress = progress
         self._judge = Judge(builder)
+        self._measuring = Measuring(builder)
         #: What was last measured of each variable: after one step is before the next.
         self._weights: dict[int, dict[str, Any]] = {}
+        self._slot_rows: dict[int, dict[str, Any]] = {}
+        self._copies: dict[int, NDArray[Any]] = {}
         #: The watched stream of the step that ran last: the failing one, once it has failed.
         self.last_stream: OpStream | None = None
 
@@ -218,41 +233,60 @@ class Engine:
             steps: steps to run at most; the first failing step is the last.
             seed: seed of Python, NumPy, TensorFlow and Keras.
         """
-        import tensorflow as tf
-
         check_supported(self.model)
-        eagerly = tf.config.functions_run_eagerly()
-        tf.config.run_functions_eagerly(True)  # noqa: FBT003 - TensorFlow's signature
-        try:
-            build_optimizer(self.model)
+        with self.ready():
             describe_model(self.model, self.batches[0], self.builder)
             seed_everything(seed)
             for step in range(steps + _SCALE_SEARCH):
-                self._step(step)
+                self.step(step)
                 if self._judge.settled(step, asked=steps):
                     break
-        finally:
-            tf.config.run_functions_eagerly(eagerly)
         self.builder.describe(**self._judge.verdict())
 
-    def _step(self, step: int) -> None:
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Set up what every step needs: functions that run eagerly, slots, a thread to measure."""
+        import tensorflow as tf
+
+        eagerly = tf.config.functions_run_eagerly()
+        tf.config.run_functions_eagerly(True)  # noqa: FBT003 - TensorFlow's signature
+        # A step makes objects by the thousand; the collector need not walk through all that
+        # TensorFlow and the model are made of each time that it looks for dead ones.
+        gc.freeze()
+        try:
+            build_optimizer(self.model)
+            yield
+        finally:
+            gc.unfreeze()
+            tf.config.run_functions_eagerly(eagerly)
+            self._measuring.close()
+
+    def step(self, step: int) -> None:
+        """Run one watched step and record it; inside :meth:`ready`."""
         number = step % len(self.batches)
         data = tensors(self.batches[number])
         variables = model_variables(self.model)
         before = self._weights_before(step, variables)
-        self._slots(step, "before")
+        slots = list(slot_variables(self.model))
+        self._slots_before(step, slots)
+        state = [
+            *((held.variable, held.path) for held in variables),
+            *((variable, path) for variable, path, _ in slots),
+        ]
         scale, rate = _loss_scale(self.model), _learning_rate(self.model)
         iterations = _iterations(self.model)
-        watch = self._watch(step, data, number)
+        watch = self._watch(step, data, number, state)
+        watch.stream.trust(self._sound(state))
         start = time.perf_counter()
         with watch.watching():
             ran = run_step(self.model, data)
+        watch.settle()
         seconds = time.perf_counter() - start
         watch.see_logs(ran.logs)
         if ran.raised_op == "CheckNumerics":
             watch.stream.reach_everything("loss")
         after = self._weights_after(step, variables, before, watch)
-        slots_finite = self._slots(step, "after")
+        slots_finite = self._slots_after(step)
         watch.stream.settle()
         watch.stream.name_term(watch.terms)
         self.last_stream = watch.stream
@@ -293,7 +327,9 @@ class Engine:
             raised_stack=ran.stack,
         )
 
-    def _watch(self, step: int, data: Any, number: int) -> StepWatch:
+    def _watch(
+        self, step: int, data: Any, number: int, state: Sequence[tuple[Any, str]]
+    ) -> StepWatch:
         return watch_for(
             self.model,
             self.builder,
@@ -301,19 +337,33 @@ class Engine:
             data,
             step=step,
             progress=lambda phase, layer: self._progress(step, phase, layer),
+            measuring=self._measuring,
+            state=state,
         )
 
     def _weights_before(self, step: int, variables: list[Held]) -> dict[int, NDArray[Any]]:
         """Record the weights, measured at the end of the step before, and keep the trainable."""
         kept = {}
         for order, held in enumerate(variables):
-            values = np.asarray(held.variable.value)
+            values = seams.values_of(held.variable)
             row = self._weights.get(id(held.variable)) or _stats(values)
             self._weights[id(held.variable)] = row
             self._weight(step, order, "before", held, row)
             if held.trainable:
-                kept[id(held.variable)] = values.copy()
+                kept[id(held.variable)] = self._held(id(held.variable), values)
         return kept
+
+    def _held(self, key: int, values: NDArray[Any]) -> NDArray[Any]:
+        """Return a variable's values to be kept over the update.
+
+        While TensorFlow's own memory is held, the update goes elsewhere. For a large variable that
+        would be fresh memory in every step; a copy of it always goes to the same place.
+        """
+        if values.nbytes < _COPIED:
+            return values
+        copy = self._copies.setdefault(key, np.empty_like(values))
+        np.copyto(copy, values)
+        return copy
 
     def _weight(self, step: int, order: int, when: str, held: Held, row: dict[str, Any]) -> None:
         self.builder.add(
@@ -332,16 +382,18 @@ class Engine:
         self, step: int, variables: list[Held], kept: dict[int, NDArray[Any]], watch: StepWatch
     ) -> _After:
         finite, updates, weights = True, [], []
-        for order, held in enumerate(variables):
-            values = np.asarray(held.variable.value)
+        new = [seams.values_of(held.variable) for held in variables]
+        measured = [self._measuring.array(values) for values in new]
+        for order, (held, values, found) in enumerate(zip(variables, new, measured, strict=True)):
             before = self._weights.get(id(held.variable))
-            row = self._weights[id(held.variable)] = _stats(values)
+            old = kept.pop(id(held.variable), None)
+            delta = None if old is None else {**_kind(values), **summarize(values, minus=old)}
+            row = self._weights[id(held.variable)] = found.result()
             good = self._weight_is_sound(held, row)
             finite &= good
-            old = kept.pop(id(held.variable), None)
-            if old is not None and before is not None:
+            if delta is not None and before is not None:
                 weights.append(before["l2"])
-                updates.append(self._update(step, order, held, _moved(old, values), before, row))
+                updates.append(self._update(step, order, held, delta, before, row))
             if not good:
                 self._weight(step, order, "after", held, row)
                 self._blame_write(held, row, watch)
@@ -363,11 +415,10 @@ class Engine:
         step: int,
         order: int,
         held: Held,
-        delta: NDArray[Any],
+        row: dict[str, Any],
         before: dict[str, Any],
         after: dict[str, Any],
     ) -> float:
-        row = _stats(delta)
         self.builder.add(
             "updates",
             step=step,
@@ -380,25 +431,41 @@ class Engine:
         )
         return float(row["l2"]) if _finite(row) else math.nan
 
-    def _slots(self, step: int, when: str) -> bool:
-        """Record the optimizer's slots: in full at the start and where bad, else in brief."""
+    def _slots_before(self, step: int, slots: Sequence[tuple[Any, str, str]]) -> None:
+        """Record the optimizer's slots: in full at the start, else in brief, as last measured."""
+        for order, (variable, path, optimizer) in enumerate(slots):
+            row = self._slot_rows.get(id(variable))
+            if row is None:
+                row = self._slot_rows[id(variable)] = _stats(seams.values_of(variable))
+            self._slot(step, order, "before", (path, optimizer), row)
+
+    def _slots_after(self, step: int) -> bool:
+        """Measure the slots in brief; record those that are not finite in full."""
         finite = True
         for order, (variable, path, optimizer) in enumerate(slot_variables(self.model)):
-            values = np.asarray(variable.value)
-            good = all_finite(values)
-            finite &= good
-            if when == "before" or not good:
-                row = _stats(values) if step == 0 or not good else _brief(values)
-                self.builder.add(
-                    "slots",
-                    step=step,
-                    order=order,
-                    when=when,
-                    variable=path,
-                    optimizer=optimizer,
-                    **row,
-                )
+            values = seams.values_of(variable)
+            row = _brief(values)
+            if not _finite(row):
+                finite, row = False, _stats(values)
+                self._slot(step, order, "after", (path, optimizer), row)
+            self._slot_rows[id(variable)] = row
         return finite
+
+    def _slot(
+        self, step: int, order: int, when: str, slot: tuple[str, str], row: dict[str, Any]
+    ) -> None:
+        path, optimizer = slot
+        self.builder.add(
+            "slots", step=step, order=order, when=when, variable=path, optimizer=optimizer, **row
+        )
+
+    def _sound(self, state: Sequence[tuple[Any, str]]) -> Iterator[int]:
+        """Yield the handles of the variables that were last found finite."""
+        measured = {**self._weights, **self._slot_rows}
+        for variable, _ in state:
+            row, handle = measured.get(id(variable)), seams.handle_of(variable)
+            if row is not None and handle is not None and _finite(row):
+                yield seams.identity(handle)
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,31 +475,18 @@ class _After:
     weight_norm: float
 
 
-def _moved(old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
-    """Return new - old, in at least float32, and in the memory of ``old`` where it has that."""
-    with np.errstate(all="ignore"):
-        if old.dtype.kind == "f" and old.dtype.itemsize >= np.dtype(np.float32).itemsize:
-            np.subtract(new, old, out=old)
-            return old
-        delta: NDArray[np.float32] = new.astype(np.float32) - old.astype(np.float32)
-        return delta
-
-
 def _stats(values: NDArray[Any]) -> dict[str, Any]:
     return {**_kind(values), **summarize(values)}
 
 
 def _brief(values: NDArray[Any]) -> dict[str, Any]:
-    """Return the size and range of values that are finite."""
-    low, high = (float(values.min()), float(values.max())) if values.size else (math.nan,) * 2
-    return {
-        **_kind(values),
-        **dict.fromkeys(("nan", "posinf", "neginf"), 0),
-        "size": values.size,
-        "min": low,
-        "max": high,
-        "absmax": max(abs(low), abs(high)),
-    }
+    """Return the size and range of values that are finite; of others, that one of them is not."""
+    row = {**_kind(values), **dict.fromkeys(("nan", "posinf", "neginf"), 0), "size": values.size}
+    found = extent(values)
+    if found is None:
+        return {**row, "nan": int(values.size > 0)}
+    low, high = found
+    return {**row, "min": low, "max": high, "absmax": max(abs(low), abs(high))}
 
 
 def _kind(values: NDArray[Any]) -> dict[str, Any]:

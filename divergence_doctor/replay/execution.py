@@ -128,13 +128,13 @@ def run_one(model: Any, function: Any, data: Any, way: Way) -> Step:
 def bad_variable(model: Any) -> str:
     """Return the first variable (slots too) that is not finite, or cannot be; or empty."""
     for held in model_variables(model):
-        values = np.asarray(held.variable.value)
+        values = seams.values_of(held.variable)
         if not all_finite(values):
             return held.path
         if "variance" in held.path.rpartition("/")[2] and (values < 0).any():
             return held.path
     slots = ((variable, path) for variable, path, _ in slot_variables(model))
-    return next((path for v, path in slots if not all_finite(np.asarray(v.value))), "")
+    return next((path for v, path in slots if not all_finite(seams.values_of(v))), "")
 
 
 def _logged(logs: Any) -> tuple[float, bool]:
@@ -354,7 +354,7 @@ class Comparison:
         generator = np.random.default_rng(self._seed)
         starts = {}
         for held in model_variables(self._model):
-            value = np.asarray(held.variable.value)
+            value = seams.values_of(held.variable)
             eps = float(ml_dtypes.finfo(value.dtype).eps)
             signs = generator.choice([-eps, eps], size=value.shape)
             starts[held.path] = (value * (1 + signs)).astype(value.dtype)
@@ -384,7 +384,7 @@ class Comparison:
             update, before = updates.get(held.path), self._snapshot.value(held.variable)
             before = before if starts is None else starts.get(held.path)
             if update is not None and before is not None:
-                after = np.asarray(held.variable.value)
+                after = seams.values_of(held.variable)
                 apart[held.path] = self._update_differs(update, after, before)
         return apart
 

@@ -70,6 +70,8 @@ class Place:
     layer_class: str = ""
     call: int = -1
     time: int = -1
+    #: The user's line that called the layer: where the way to the line of its ops ends.
+    line: tuple[str, int] | None = None
 
 
 #: The user's file and line that ran an op, or None.
@@ -198,7 +200,8 @@ class OpStream:
             return
         kind = op_type.decode() if isinstance(op_type, bytes) else op_type
         index = len(self.ops)
-        line, place = users_line(2), self._place()
+        place = self._place()
+        line = users_line(2, place.line)
         if self.patches and self._derivative < 0:
             self._patch(kind, place, line, outputs)
         ins, outs = identities(inputs), identities(outputs)
@@ -255,6 +258,10 @@ class OpStream:
             counts = _count([view(tensor)])
             self.taints[key] = Taint(origin, name, nan=counts[0] > 0, counts=counts)
 
+    def trust(self, handles: Iterable[int]) -> None:
+        """Take in the handles of variables that are known to be finite as the step begins."""
+        self._sound.update(handles)
+
     @contextmanager
     def ours(self) -> Iterator[None]:
         """Let ops of our own pass by: they are no part of the step."""
@@ -273,7 +280,8 @@ class OpStream:
         if all_finite(values):
             return
         index = len(self.ops)
-        self.ops.append(Op("", (), (key,), self._place(), self._phase(), users_line(2)))
+        place = self._place()
+        self.ops.append(Op("", (), (key,), place, self._phase(), users_line(2, place.line)))
         self.maker[key] = index
         counts, element = _count([values]), _first_bad(values)
         event = Event(index, counts, produced=True, origin="op", origin_name="", bad_inputs=(),

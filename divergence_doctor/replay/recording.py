@@ -81,7 +81,8 @@ class Recording:
         if graph is not None:
             return
         kind = op_type.decode() if isinstance(op_type, bytes) else op_type
-        place, line = self._place(), users_line(2)
+        place = self._place()
+        line = users_line(2, place.line)
         if kind not in HANDING_ON and (kind, place.layer, place.call, line) not in self._wanted:
             return
         pairs = attrs or ()

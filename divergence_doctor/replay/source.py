@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 import sysconfig
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from divergence_doctor._clean import clean
 from divergence_doctor.replay._seams import before_autograph
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import CodeType, FrameType
 
 #: How AutoGraph names the files that it writes.
@@ -21,10 +22,11 @@ _LIBRARY = tuple(
 )
 
 
-#: What a code object is, by its identity: a library's, the user's, or the door. The object itself
-#: is kept, so that its identity is not given to another; to hash it would read all its constants.
+#: What a code object is, by its identity: a library's, the user's, the door, or one of ours from
+#: where the rest of the way is known. The object itself is kept, so that its identity is not given
+#: to another; to hash it would read all its constants.
 _KINDS: dict[int, tuple[int, CodeType]] = {}
-_LIBRARYS, _USERS, _DOOR = 0, 1, 2
+_LIBRARYS, _USERS, _DOOR, _KNOWN_FROM_HERE = range(4)
 
 
 def _kind(code: CodeType) -> int:
@@ -65,7 +67,13 @@ _LIBRARIES = frozenset(
 )  # fmt: skip
 
 
-def users_line(depth: int = 1) -> tuple[str, int] | None:
+def known_from(function: Callable[..., Any]) -> None:
+    """Let :func:`users_line` stop at the frames of a function of ours."""
+    code = function.__code__
+    _KINDS[id(code)] = (_KNOWN_FROM_HERE, code)
+
+
+def users_line(depth: int = 1, outer: tuple[str, int] | None = None) -> tuple[str, int] | None:
     """Return file and line of the innermost frame that the user wrote, or None.
 
     What AutoGraph generated from the user's code (the body of a ``tf.map_fn``) counts as the line
@@ -73,6 +81,7 @@ def users_line(depth: int = 1) -> tuple[str, int] | None:
 
     Args:
         depth: frames of ours to skip.
+        outer: the answer from the innermost function on that was given to :func:`known_from`.
     """
     frame: FrameType | None = sys._getframe(depth)  # noqa: SLF001 - CPython's documented frame walk
     while frame is not None:
@@ -80,7 +89,9 @@ def users_line(depth: int = 1) -> tuple[str, int] | None:
         known = _KINDS.get(id(code))
         kind = known[0] if known is not None else _kind(code)
         if kind != _LIBRARYS:
-            return _written(frame) if kind == _USERS else None
+            if kind == _USERS:
+                return _written(frame)
+            return outer if kind == _KNOWN_FROM_HERE else None
         frame = frame.f_back
     return None
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 
 from divergence_doctor._clean import clean
-from divergence_doctor.replay._seams import forget_global_seed_generator
+from divergence_doctor.replay._seams import forget_global_seed_generator, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -154,8 +154,7 @@ class Snapshot:
         build_optimizer(model)
         self._model = model
         self._kept = {
-            id(variable): (variable, np.asarray(variable.value).copy())
-            for variable in self._variables()
+            id(variable): (variable, values_of(variable)) for variable in self._variables()
         }
 
     def restore(self) -> None:

@@ -9,6 +9,7 @@ the bit.
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -18,12 +19,13 @@ from divergence_doctor._rows import VALUES
 from divergence_doctor.replay import _seams as seams
 from divergence_doctor.replay.clock import Clock
 from divergence_doctor.replay.opstream import OpStream, Place
+from divergence_doctor.replay.source import known_from, users_line
 from divergence_doctor.replay.state import layer_path
-from divergence_doctor.stats import summarize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from divergence_doctor.replay.measuring import Measured, Measuring
     from divergence_doctor.trace import TraceBuilder
 
 #: Calls of one layer in one step whose tensors are recorded; a cell of an RNN is called once per
@@ -46,6 +48,7 @@ class StepWatch:
         samples: number of samples in the batch.
         model: the model whose step it is.
         progress: told (phase, layer) as the step goes along.
+        measuring: measures the tensors of the step; None where nobody asks for their rows.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class StepWatch:
         samples: int,
         model: Any,
         progress: Callable[[str, str], None],
+        measuring: Measuring | None = None,
     ) -> None:
         self.builder = builder
         self.step = step
@@ -73,9 +77,8 @@ class StepWatch:
         self.targets: list[float] = []
         #: For each trainable variable, by identity: norm of its gradient, and whether it is finite.
         self.gradients: dict[int, tuple[float, bool]] = {}
-        #: What was measured, by the identity of the tensor: the gradient of a sum comes back to
-        #: each of its terms as one and the same tensor.
-        self._measured: dict[int, dict[str, Any]] = {}
+        self._gradients: dict[int, Measured] = {}
+        self._measuring = measuring
         self._paths: dict[int, tuple[str, Any]] = {}
         self._samples = samples
         self._order = 0
@@ -93,6 +96,21 @@ class StepWatch:
         self._updating = False
         self._progress = progress
 
+    def settle(self) -> None:
+        """Wait for what is still being measured, and note the gradients' norms."""
+        if self._measuring is not None:
+            self._measuring.settle()
+        self.gradients = {
+            key: (row["l2"], _is_finite(row))
+            for key, measured in self._gradients.items()
+            for row in [measured.result()]
+        }
+
+    def _record(self, table: str, tensor: Any, /, **row: Any) -> Measured | None:
+        if self._measuring is None:
+            return None
+        return self._measuring.add(table, tensor, **row)
+
     @property
     def place(self) -> Place:
         """Where in the model the step stands now."""
@@ -107,9 +125,9 @@ class StepWatch:
             name += VALUES
         self.stream.name_leaf(tensor, "batch", name, by_sample=tensor is whole)
         if _is_floating(tensor) and name.partition("/")[0] not in {"y", "sample_weight"}:
-            self.builder.add(
-                "activations", step=self.step, order=-1, layer="", layer_class="Input", call=0,
-                role="input", **self._measure(tensor),
+            self._record(
+                "activations", tensor, step=self.step, order=-1, layer="", layer_class="Input",
+                call=0, role="input",
             )  # fmt: skip
 
     @contextmanager
@@ -154,6 +172,7 @@ class StepWatch:
             finally:
                 watch._place = before
 
+        known_from(call)
         return call
 
     def _direct_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -180,7 +199,14 @@ class StepWatch:
             finally:
                 watch._place = before
 
+        known_from(call)
         return call
+
+    def _at_line(self) -> Place:
+        """Note the user's line at the present place, and return the place as it was."""
+        before = self._place
+        self._place = replace(before, line=users_line(2, before.line))
+        return before
 
     def _note_where(self) -> None:
         """Keep the innermost place that an exception leaves from."""
@@ -199,7 +225,8 @@ class StepWatch:
             self._paths[id(layer)] = (path, layer)
         number = self._calls.get(path, 0)
         self._calls[path] = number + 1
-        self._place = Place(path, type(layer).__name__, number, self._clock.now)
+        line = users_line(2, before.line)
+        self._place = Place(path, type(layer).__name__, number, self._clock.now, line)
         self._progress(self.phase, path)
         return before
 
@@ -220,8 +247,9 @@ class StepWatch:
                 tapped.append(tensor)
                 continue
             self.stream.see_output(tensor)
-            self.builder.add(
+            self._record(
                 "activations",
+                tensor,
                 step=self.step,
                 order=order,
                 layer=place.layer,
@@ -229,7 +257,6 @@ class StepWatch:
                 call=place.call,
                 time=place.time,
                 role="output" if position == 0 else f"output/{position}",
-                **self._measure(tensor),
             )
             # A recurrent cell hands its output on as its state too: the same tensor, the same tap.
             if position == 0:
@@ -241,19 +268,6 @@ class StepWatch:
         return tf.nest.pack_sequence_as(
             outputs, [_with_values(old, new) for old, new in zip(flat, tapped, strict=True)]
         )
-
-    def _measure(self, tensor: Any) -> dict[str, Any]:
-        """Return the statistics of a tensor, computed once per tensor."""
-        key = seams.identity(tensor)
-        row = self._measured.get(key)
-        if row is None:
-            values = seams.view(tensor)
-            row = self._measured[key] = {
-                "dtype": tensor.dtype.name,
-                "shape": "x".join(str(size) for size in values.shape),
-                **summarize(values),
-            }
-        return row
 
     def _tap(self, tensor: Any, place: Place) -> Any:
         """Return the same tensor with an eye on the gradient that comes back to it.
@@ -303,12 +317,12 @@ class StepWatch:
         values = _values(gradient)
         if not seams.has_values(values):
             return
-        measured = self._measure(values)
         for place in reversed(places):
             order, self._back_order = self._back_order, self._back_order + 1
             self._progress("backward", place.layer)
-            self.builder.add(
+            self._record(
                 "gradients",
+                values,
                 step=self.step,
                 order=order,
                 layer=place.layer,
@@ -316,7 +330,6 @@ class StepWatch:
                 call=place.call,
                 time=place.time,
                 variable="",
-                **measured,
             )
 
     # ------------------------------------------------------------------ losses
@@ -450,18 +463,20 @@ class StepWatch:
 
         def gradient(tape: Any, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
             before, watch.phase = watch.phase, "backward"
+            place = watch._at_line()
             try:
                 found = original(tape, target, sources, *args, **kwargs)
             except BaseException:
                 watch._note_where()
                 raise
             finally:
-                watch.phase = before
+                watch.phase, watch._place = before, place
             if watch._see_gradients(target, sources, found) and before == "forward":
                 # What is done to gradients by hand belongs to the update, up to the next layer.
                 watch.phase = "update"
             return found
 
+        known_from(gradient)
         return gradient
 
     def _see_gradients(self, target: Any, sources: Any, found: Any) -> bool:
@@ -483,20 +498,20 @@ class StepWatch:
         self.stream.reach([_values(tensor) for _, tensor in gradients], "gradient")
         owners = self._owners()
         for variable, tensor in gradients:
-            row = self._measure(_values(tensor))
-            self.gradients[id(variable)] = (row["l2"], _is_finite(row))
             order, self._back_order = self._back_order, self._back_order + 1
             layer, kind = owners.get(id(variable), ("", ""))
-            self.builder.add(
+            measured = self._record(
                 "gradients",
+                _values(tensor),
                 step=self.step,
                 order=order,
                 layer=layer,
                 layer_class=kind,
                 call=-1,
                 variable=clean(variable.path),
-                **row,
             )
+            if measured is not None:
+                self._gradients[id(variable)] = measured
         return True
 
     def _owners(self) -> dict[int, tuple[str, str]]:
@@ -513,15 +528,17 @@ class StepWatch:
         def apply(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
             outer, watch._updating, watch.phase = watch._updating, True, "update"
             watch._progress("update", "")
+            place = watch._at_line()
             try:
                 return original(optimizer, *args, **kwargs)
             except BaseException:
                 watch._note_where()
                 raise
             finally:
-                watch._updating = outer
+                watch._updating, watch._place = outer, place
                 watch.phase = "update" if outer else "forward"
 
+        known_from(apply)
         return apply
 
     def _clip(self, original: Callable[..., Any]) -> Callable[..., Any]:

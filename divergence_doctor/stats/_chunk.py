@@ -7,6 +7,7 @@ one asks for it.
 
 from __future__ import annotations
 
+import struct
 import threading
 from dataclasses import dataclass
 from functools import cache
@@ -14,10 +15,15 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 
+from divergence_doctor.stats._compiled import CHUNK_SIZE as COMPILED_CHUNK_SIZE
+from divergence_doctor.stats._compiled import kernels
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+
+    from divergence_doctor.stats._compiled import Kernels
 
 #: Elements per chunk: 256 KiB of float32 stay in the second-level cache with what is made of them.
 CHUNK_SIZE: Final = 65_536
@@ -147,31 +153,80 @@ def scratch(dtype: type[Any], size: int, use: str) -> NDArray[Any]:
 
 @final
 class Chunk:
-    """A piece of a tensor, at least one number and at most ``CHUNK_SIZE`` (complex: twice that).
+    """A piece of a tensor, of at least one number.
 
     Args:
         values: shape (n,), native contiguous float32 or float64.
         form: the format they were widened by.
+        loops: compiled loops for float32; None where NumPy is to do.
 
     Attributes:
-        exponents: biased exponent of each number, shape (n,), uint8 for float32 and uint16 for
-            float64: 0 for zeros and subnormals, the largest for NaN and Inf.
+        binades: how many numbers hold each biased exponent, either sign, shape (256,); None where
+            they are still to be counted, from ``exponents``.
         spoilt: some numbers are NaN or Inf.
         zeros: how many numbers are zero of either sign.
         tiny: how many numbers are zero or subnormal, in ``values``' dtype.
+        below_zero: how many numbers are less than 0, minus infinity among them.
+        sums: the sum of the numbers and of their squares, in float64; None where they are still to
+            be summed.
     """
 
-    __slots__ = ("_finite", "_range", "exponents", "form", "spoilt", "tiny", "values", "zeros")
+    __slots__ = (
+        "_exponents",
+        "_finite",
+        "_range",
+        "below_zero",
+        "binades",
+        "form",
+        "spoilt",
+        "sums",
+        "tiny",
+        "values",
+        "zeros",
+    )
 
-    def __init__(self, values: NDArray[Any], form: NumberFormat) -> None:
+    def __init__(
+        self, values: NDArray[Any], form: NumberFormat, loops: Kernels | None = None
+    ) -> None:
         self.values = values
         self.form = form
-        self.exponents = _exponents(values, form)
-        self.spoilt = bool(np.maximum.reduce(self.exponents) > 2 * form.bias)
-        self.tiny = count(np.equal, self.exponents, 0)
-        self.zeros = count(np.equal, values, 0) if self.tiny else 0
+        self._exponents: NDArray[Any] | None = None
         self._finite: NDArray[Any] | None = None
         self._range: tuple[float, float] | None = None
+        self.binades: NDArray[np.int64] | None = None
+        self.sums: tuple[float, float] | None = None
+        if loops is None:
+            self.spoilt = bool(np.maximum.reduce(self.exponents) > 2 * form.bias)
+            self.tiny = count(np.equal, self.exponents, 0)
+        else:
+            self._scan(loops)
+        self.zeros = count(np.equal, values, 0) if self.tiny else 0
+        if loops is None or self.spoilt or self.tiny:
+            self.below_zero = count(np.less, values, 0)
+
+    def _scan(self, loops: Kernels) -> None:
+        bits = self.values.view(np.uint32)
+        bins = scratch(np.int64, 4 * 512, "binades").reshape(4, 512)
+        bins.fill(0)
+        loops.binades(bits, bins)
+        by_sign = bins.sum(axis=0).reshape(2, 256)
+        self.binades = by_sign[0] + by_sign[1]
+        self.tiny, self.spoilt = self.binades.item(0), self.binades.item(-1) > 0
+        self.below_zero = int(by_sign[1].sum())
+        if not self.spoilt:
+            low, high = loops.extremes(bits)
+            self._range = (as_float(low), as_float(high))
+            self.sums = loops.moments(self.values)
+
+    @property
+    def exponents(self) -> NDArray[Any]:
+        """Biased exponent of each number, shape (n,), uint8 for float32 and uint16 for float64.
+
+        0 for zeros and subnormals, the largest for NaN and Inf.
+        """
+        if self._exponents is None:
+            self._exponents = _exponents(self.values, self.form)
+        return self._exponents
 
     @property
     def finite(self) -> NDArray[Any]:
@@ -198,9 +253,14 @@ class Chunk:
     @property
     def subnormals(self) -> NDArray[Any]:
         """The numbers that are subnormal in float32 or float64, whatever the tensor's dtype."""
-        smallest = np.finfo(self.form.wide).smallest_normal
-        picked: NDArray[Any] = self.values[(np.abs(self.values) < smallest) & (self.values != 0)]
+        picked: NDArray[Any] = self.values[(self.exponents == 0) & (self.values != 0)]
         return picked
+
+
+def as_float(bits: int) -> float:
+    """Return the float32 of the given bits; a zero without its sign."""
+    number: float = struct.unpack("<f", struct.pack("<i", bits))[0]
+    return number + 0.0
 
 
 def count(compare: np.ufunc, values: NDArray[Any], bound: float) -> int:
@@ -223,10 +283,26 @@ def _exponents(values: NDArray[Any], form: NumberFormat) -> NDArray[Any]:
     return exponents
 
 
-def chunks(array: NDArray[Any], form: NumberFormat) -> Iterator[Chunk]:
-    """Yield the numbers of a tensor in the order of memory, each once; an empty one has none."""
-    for raw in pieces(array, CHUNK_SIZE):
-        yield Chunk(form.widen(raw), form)
+def chunks(
+    array: NDArray[Any], form: NumberFormat, minus: NDArray[Any] | None = None
+) -> Iterator[Chunk]:
+    """Yield the numbers of a tensor in the order of memory, each once; an empty one has none.
+
+    Args:
+        array: the tensor.
+        form: how its dtype is read.
+        minus: a tensor of the same shape, dtype (float32 or float64) and layout, to be taken from
+            it piece by piece.
+    """
+    loops = kernels(array.size) if form.wide == np.float32 else None
+    size = CHUNK_SIZE if loops is None else COMPILED_CHUNK_SIZE
+    if minus is None:
+        for raw in pieces(array, size):
+            yield Chunk(form.widen(raw), form, loops)
+        return
+    for raw, other in zip(pieces(array, size), pieces(minus, size), strict=True):
+        difference = scratch(form.wide.type, raw.size, "difference")
+        yield Chunk(np.subtract(raw, other, out=difference), form, loops)
 
 
 def pieces(array: NDArray[Any], size: int) -> Iterator[NDArray[Any]]:

@@ -29,7 +29,7 @@ class Counts(Statistic):
         """Count the chunk's elements of every kind."""
         values = chunk.values
         self._size += values.size
-        negative = count(np.less, values, 0)
+        negative = chunk.below_zero
         if chunk.spoilt:
             neginf = count(np.equal, values, -np.inf)
             self._neginf += neginf

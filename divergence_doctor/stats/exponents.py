@@ -50,12 +50,13 @@ class Exponents(Statistic):
 
     def add(self, chunk: Chunk) -> None:
         """Add the chunk's exponents, and those of what is subnormal in float32 or float64."""
-        exponents = chunk.exponents
         self._size += chunk.values.size
-        if exponents.itemsize == 1:
-            self._hold(exponents)
+        if chunk.binades is not None:
+            self._bins += chunk.binades
+        elif chunk.exponents.itemsize == 1:
+            self._hold(chunk.exponents)
         else:
-            self._bins += _counted(exponents, self._bins.size)
+            self._bins += _counted(chunk.exponents, self._bins.size)
         if chunk.tiny > chunk.zeros:
             tiny = np.frexp(chunk.subnormals.astype(np.float64))[1] - 1
             places = np.maximum(tiny, EXPONENT_MIN) - EXPONENT_MIN

@@ -98,6 +98,11 @@ def _of(chunk: Chunk) -> _Moments:
     scale = _scale(max(-low, high))
     if low == high:
         return _Moments(count, math.ldexp(low, -scale), 0.0, scale)
+    if chunk.sums is not None:
+        mean = chunk.sums[0] / count
+        squares = chunk.sums[1] - count * mean**2
+        if squares >= _CANCELLED * chunk.sums[1]:
+            return _Moments(count, mean, squares, scale)
     wide = values
     if values.dtype != np.float64:
         wide = scratch(np.float64, count, "wide")

@@ -62,9 +62,9 @@ def measure(case: str, tool: str, steps: int) -> dict[str, float]:
             from divergence_doctor.trace import TraceBuilder
 
             engine = Engine(model, [fed], TraceBuilder())
+            stack.enter_context(engine.ready())
             step = iter(range(steps + 1))
-            run = lambda: engine._step(next(step))  # noqa: E731 - one step of the replay
-            model.optimizer.build(model.trainable_variables)
+            run = lambda: engine.step(next(step))  # noqa: E731 - one step of the replay
         else:
             stack.enter_context(_other(tool))
             data = tensors(fed)

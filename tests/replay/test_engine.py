@@ -565,10 +565,10 @@ def test_an_infinity_that_a_mask_adds_is_not_what_made_a_score_nan(keras, replay
 def test_a_bug_of_ours_is_not_blamed_on_the_batch(keras, replayed, monkeypatch):
     from divergence_doctor.replay import watch
 
-    def broken(_watch, _tensor):
+    def broken(_watch, _table, _tensor, **_row):
         raise KeyError("ours")
 
-    monkeypatch.setattr(watch.StepWatch, "_measure", broken)
+    monkeypatch.setattr(watch.StepWatch, "_record", broken)
     model = mlp(keras)
     with pytest.raises(KeyError, match="ours"):
         replayed(model, x=X.astype("int32").astype("float32"), y=Y)

@@ -317,3 +317,27 @@ def test_a_recurrent_layer_calls_its_cell_once_before_the_first_time_step(keras,
     with seams.patched(seams.rnn_module(), "rnn", rnn):
         layer(np.zeros((1, 3, 2), "float32"))
     assert len(seen) == calls
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+@pytest.mark.parametrize("write", ["assign", "assign_sub", "scatter_sub"])
+def test_what_was_read_from_a_variable_stays_when_the_variable_changes(keras, tf, mode, write):
+    variable = keras.Variable(np.ones((64, 8), "float32"))
+    read = seams.values_of(variable)
+    twice = seams.values_of(variable)
+    values = np.full((64, 8), 3.0, "float32")
+
+    def change():
+        if write == "scatter_sub":
+            variable.value.scatter_sub(
+                tf.IndexedSlices(tf.constant(values[:2]), tf.constant([0, 5]))
+            )
+        else:
+            getattr(variable.value, write)(values)
+
+    run = change if mode == "eager" else tf.function(change, jit_compile=mode == "xla")
+    for _ in range(3):
+        run()
+    assert (read == 1.0).all()
+    assert (twice == 1.0).all()
+    assert seams.values_of(variable)[0, 0] == {"assign": 3.0}.get(write, -8.0)

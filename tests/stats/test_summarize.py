@@ -15,7 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from divergence_doctor.stats import _chunk, _statistic, exponents, summarize
+from divergence_doctor.stats import (
+    _chunk,
+    _compiled,
+    _statistic,
+    all_finite,
+    exponents,
+    extent,
+    summarize,
+)
 from divergence_doctor.trace import schema
 from divergence_doctor.trace.synthetic import tensor as synthetic_tensor
 
@@ -285,7 +293,7 @@ def test_the_folder_is_found_file_by_file() -> None:
 def test_one_more_statistic_adds_its_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     statistics = (*_statistic.all_statistics(), Largest)
     monkeypatch.setattr("divergence_doctor.stats.all_statistics", lambda: statistics)
-    found = summarize(np.zeros(2 * _chunk.CHUNK_SIZE + 1, np.float32))
+    found = summarize(np.zeros(2 * _chunk.CHUNK_SIZE + 1, np.float64))
     assert found["chunks"] == 3
     assert found["zero"] == 2 * _chunk.CHUNK_SIZE + 1
 
@@ -320,3 +328,46 @@ def test_exponents_counted_in_pairs_are_those_counted_one_by_one(size: int) -> N
     finite = array[np.isfinite(array) & (array != 0)].astype(np.float64)
     expected = np.bincount(np.frexp(finite)[1] - 1 + 150, minlength=279)
     np.testing.assert_array_equal(summarize(array)["exponents"], expected)
+
+
+@pytest.mark.parametrize("numbers", ["ordinary", "with NaN and Inf", "tiny", "around 1e6"])
+def test_the_compiled_loops_and_numpy_say_the_same(numbers, monkeypatch) -> None:
+    rng = np.random.default_rng(3)
+    array = rng.normal(0, 2, 600_011).astype(np.float32)
+    if numbers == "with NaN and Inf":
+        array[[5, 300_000]], array[7::9], array[600_010] = np.nan, -np.inf, np.inf
+    elif numbers == "tiny":
+        array = (array * np.float32(1e-38)).astype(np.float32)
+        array[::3], array[1::3] = 0.0, -0.0
+    elif numbers == "around 1e6":
+        array = (array * np.float32(1e-2) + np.float32(1e6)).astype(np.float32)
+    found, all_are, reach = summarize(array), all_finite(array), extent(array)
+    for module in ("_chunk", "_finite"):
+        monkeypatch.setattr(f"divergence_doctor.stats.{module}.kernels", lambda _size: None)
+    expected = summarize(array)
+    assert (all_are, reach) == (all_finite(array), extent(array))
+    np.testing.assert_array_equal(found.pop("exponents"), expected.pop("exponents"))
+    for name in ("mean", "std", "l2"):
+        assert found.pop(name) == pytest.approx(expected.pop(name), rel=1e-11)
+    assert found == expected
+
+
+def test_without_numba_numpy_does_it_all(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    _compiled._load.cache_clear()
+    try:
+        assert _compiled.kernels(_compiled.LARGE) is None
+        assert summarize(np.ones(300_000, np.float32))["mean"] == 1.0
+    finally:
+        _compiled._load.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16", "float32", "float64", "int32"])
+@pytest.mark.parametrize("size", [0, 7, 400_001])
+def test_a_difference_is_measured_without_being_made(name: str, size: int) -> None:
+    rng = np.random.default_rng(size)
+    new, old = (rng.normal(0, 9, size).astype(dtype_of(name)) for _ in range(2))
+    wide = np.float64 if name == "float64" else np.float32
+    found, expected = summarize(new, minus=old), summarize(new.astype(wide) - old.astype(wide))
+    np.testing.assert_array_equal(found.pop("exponents"), expected.pop("exponents"))
+    np.testing.assert_equal(found, expected)
