@@ -201,7 +201,8 @@ class OpStream:
         kind = op_type.decode() if isinstance(op_type, bytes) else op_type
         index = len(self.ops)
         place = self._place()
-        line = users_line(2, place.line)
+        # A derivative is told by the line of its forward op.
+        line = users_line(2, place.line) if self._derivative < 0 else None
         if self.patches and self._derivative < 0:
             self._patch(kind, place, line, outputs)
         ins, outs = identities(inputs), identities(outputs)
