@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
 import tempfile
+import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -24,8 +27,10 @@ from divergence_doctor.examination import (
     Request,
     examine,
 )
+from divergence_doctor.figures import all_figures
 from divergence_doctor.output import guarded, whole_folder
 from divergence_doctor.reporters import write_reports
+from divergence_doctor.rules import all_rules
 from divergence_doctor.trace import Trace, TraceBuilder
 
 if TYPE_CHECKING:
@@ -126,6 +131,7 @@ def _in_child(
     with tempfile.TemporaryDirectory(prefix="divergence-doctor-") as name:
         work = Path(name)
         (work / "request.json").write_text(request.to_json(), encoding="utf-8")
+        threading.Thread(target=_warm_up, daemon=True).start()
         ended = supervision.supervise(
             "divergence_doctor.examination",
             [str(work / "request.json"), str(os.getpid())],
@@ -144,6 +150,22 @@ def _in_child(
         trace.save(folder / TRACE)
         limit = ended.sentence if ended.how in {"time", "memory"} else None
         return Trace.open(folder / TRACE), limit
+
+
+def _warm_up() -> None:
+    """Import, while the child works, what the reports will need: it takes a second."""
+    for module in (
+        "matplotlib.figure",
+        "matplotlib.font_manager",
+        "matplotlib.backends.backend_agg",
+        "jinja2",
+    ):
+        # What fails here fails again where it is needed, and is told there.
+        with suppress(Exception):
+            importlib.import_module(module)
+    with suppress(Exception):
+        all_figures()
+        all_rules()
 
 
 def _environment(whole: Mapping[str, str]) -> dict[str, str]:
