@@ -144,10 +144,13 @@ def _escaped(mark: str) -> str:
 
 
 def _words(text: str) -> str:
-    """Return prose with what could start markup as code; a bracketed list is one word."""
+    """Return prose with what could start markup as code; a bracketed list is one word.
+
+    A star between spaces, as in a product, starts nothing.
+    """
     return "".join(
-        word if not _RISKY.search(word) else _risky_word(word)
-        for word in re.split(r"(\s+)(?![^\[\]]*\])", text)
+        word if not _RISKY.search(word) or (word == "*" and place) else _risky_word(word)
+        for place, word in enumerate(re.split(r"(\s+)(?![^\[\]]*\])", text))
     )
 
 

@@ -119,3 +119,8 @@ def test_prose_puts_what_could_become_markup_into_code_spans():
     assert prose("1. item") == "1\u200d. item"
     assert prose("__init__ fixed 0123abc") == "`__init__` fixed `0123abc`"
     assert prose("use `a | b` here") == "use `a | b` here"
+
+
+def test_a_list_in_brackets_is_one_piece_of_code_and_a_product_is_none():
+    assert prose("outside [0, 1] and x[5, 2]: 0 * NaN") == "outside `[0, 1]` and `x[5, 2]`: 0 * NaN"
+    assert prose("* not a bullet").startswith("`*`")
