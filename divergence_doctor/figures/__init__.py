@@ -3,6 +3,7 @@
 from divergence_doctor.figures._figure import (
     Figure,
     all_figures,
+    render_both,
     render_png,
     render_svg,
     suited_figures,
@@ -12,6 +13,7 @@ from divergence_doctor.figures._figure import (
 __all__ = [
     "Figure",
     "all_figures",
+    "render_both",
     "render_png",
     "render_svg",
     "suited_figures",

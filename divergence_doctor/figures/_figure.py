@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -17,6 +18,8 @@ from divergence_doctor.errors import OutputError
 from divergence_doctor.figures._style import styled
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from matplotlib.figure import Figure as Canvas
 
     from divergence_doctor.trace import Trace
@@ -83,7 +86,8 @@ def render_png(figure: Figure, trace: Trace, *, dpi: int = DPI) -> bytes:
     Raises:
         ValueError: the figure does not suit the trace.
     """
-    return _render(figure, trace, format="png", dpi=dpi, metadata={"Software": None})
+    with _drawn(figure, trace) as canvas:
+        return _saved(canvas, **_png(dpi))
 
 
 def render_svg(figure: Figure, trace: Trace) -> str:
@@ -96,9 +100,22 @@ def render_svg(figure: Figure, trace: Trace) -> str:
     Raises:
         ValueError: the figure does not suit the trace.
     """
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    drawn = _render(figure, trace, format="svg", metadata=nothing).decode("utf-8")
-    return _inlined(drawn, prefix=figure.name, label=figure.caption(trace))
+    with _drawn(figure, trace) as canvas:
+        drawn = _saved(canvas, **_SVG)
+    return _inlined(drawn.decode("utf-8"), prefix=figure.name, label=figure.caption(trace))
+
+
+def render_both(figure: Figure, trace: Trace, *, dpi: int = DPI) -> tuple[bytes, str]:
+    """Return the picture as PNG and as an ``<svg>`` element, laid out once for both.
+
+    Raises:
+        ValueError: the figure does not suit the trace.
+    """
+    with _drawn(figure, trace) as canvas:
+        png = _saved(canvas, **_png(dpi))
+        canvas.set_layout_engine("none")
+        svg = _saved(canvas, **_SVG)
+    return png, _inlined(svg.decode("utf-8"), prefix=figure.name, label=figure.caption(trace))
 
 
 def write_figures(trace: Trace, folder: str | Path) -> list[Path]:
@@ -123,17 +140,33 @@ def write_figures(trace: Trace, folder: str | Path) -> list[Path]:
     return written
 
 
-def _render(figure: Figure, trace: Trace, **options: Any) -> bytes:
+#: What makes the same trace give the same bytes: no dates and no versions.
+_SVG: Final[dict[str, Any]] = {
+    "format": "svg",
+    "metadata": dict.fromkeys(("Date", "Creator", "Format", "Type")),
+}
+
+
+def _png(dpi: int) -> dict[str, Any]:
+    return {"format": "png", "dpi": dpi, "metadata": {"Software": None}}
+
+
+@contextmanager
+def _drawn(figure: Figure, trace: Trace) -> Iterator[Canvas]:
     if not figure.suits(trace):
         raise ValueError(f"the trace holds nothing to draw for {figure.name!r}")
     from matplotlib.figure import Figure as Canvas
 
-    stream = io.BytesIO()
     # The salt is what ids are hashed with; one per figure keeps two pictures on a page apart.
     with styled(salt=figure.name):
         canvas = Canvas(layout="constrained")
         figure.draw(trace, canvas)
-        canvas.savefig(stream, **options)
+        yield canvas
+
+
+def _saved(canvas: Canvas, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    canvas.savefig(stream, **options)
     return stream.getvalue()
 
 

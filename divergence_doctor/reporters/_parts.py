@@ -353,19 +353,21 @@ class Picture:
     figure: Figure = field(repr=False, compare=False)
     trace: Trace = field(repr=False, compare=False)
 
-    @cached_property
+    @property
     def svg(self) -> str:
         """The figure as an ``<svg>`` element."""
-        from divergence_doctor.figures import render_svg
+        return self._both[1]
 
-        return render_svg(self.figure, self.trace)
-
-    @cached_property
+    @property
     def png(self) -> bytes:
         """The figure as a PNG file."""
-        from divergence_doctor.figures import render_png
+        return self._both[0]
 
-        return render_png(self.figure, self.trace)
+    @cached_property
+    def _both(self) -> tuple[bytes, str]:
+        from divergence_doctor.figures import render_both
+
+        return render_both(self.figure, self.trace)
 
 
 @dataclass(frozen=True, slots=True)
