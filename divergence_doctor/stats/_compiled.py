@@ -62,9 +62,17 @@ def _load() -> Kernels | None:
     except ImportError:
         # Numba lags behind new releases of Python and NumPy; nothing but time is lost without it.
         return None
-    quick: Any = njit(nogil=True, cache=True, boundscheck=False)
+    try:
+        return _compiled(njit, cache=True)
+    except RuntimeError:
+        # No folder can be written to that would keep the compiled loops for the next run.
+        return _compiled(njit, cache=False)
+
+
+def _compiled(njit: Any, *, cache: bool) -> Kernels:
+    quick = njit(nogil=True, cache=cache, boundscheck=False)
     # The order of a sum is free; NaN and Inf keep their meaning.
-    summing: Any = njit(nogil=True, cache=True, boundscheck=False, fastmath={"reassoc", "contract"})
+    summing = njit(nogil=True, cache=cache, boundscheck=False, fastmath={"reassoc", "contract"})
     return Kernels(quick(_all_finite), quick(_binades), quick(_extremes), summing(_moments))
 
 

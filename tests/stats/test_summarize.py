@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import tracemalloc
+from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
@@ -371,3 +372,21 @@ def test_a_difference_is_measured_without_being_made(name: str, size: int) -> No
     found, expected = summarize(new, minus=old), summarize(new.astype(wide) - old.astype(wide))
     np.testing.assert_array_equal(found.pop("exponents"), expected.pop("exponents"))
     np.testing.assert_equal(found, expected)
+
+
+def test_without_a_folder_for_the_compiled_loops_they_are_compiled_each_time(monkeypatch) -> None:
+    asked = []
+
+    def njit(*, cache: bool, **_options: Any) -> Any:
+        asked.append(cache)
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setitem(sys.modules, "numba", SimpleNamespace(njit=njit))
+    _compiled._load.cache_clear()
+    try:
+        assert _compiled.kernels(_compiled.LARGE) is not None
+        assert asked == [True, False, False]
+    finally:
+        _compiled._load.cache_clear()
