@@ -20,6 +20,7 @@ from divergence_doctor.rules import (
     Site,
     Verdict,
     all_rules,
+    raised_step,
     settled,
 )
 
@@ -350,12 +351,6 @@ def _ruled_out(causes: list[Assessment], verdicts: tuple[Verdict, ...]) -> Itera
             yield RuledOut(verdict.rule, f"not examined: {verdict.skipped}")
 
 
-def _raised(trace: Trace) -> dict[str, Any] | None:
-    steps = trace.table("steps")
-    rows = steps.where(steps["raised"] != "")
-    return rows.row(len(rows) - 1) if len(rows) else None
-
-
 def _unexplained(trace: Trace, because: str, trials: tuple[TrialRecord, ...]) -> Assessment:
     """Return the honest answer: it diverged, here is the first producer, no cause is proven."""
     site = Site(step=trace.failing_step or 0)
@@ -378,7 +373,7 @@ def _unexplained(trace: Trace, because: str, trials: tuple[TrialRecord, ...]) ->
         where = f"the first non-finite value came from {kind}{row['op_type']}" + (
             f" in layer {row['layer']}" if row["layer"] else ""
         )
-    elif (raised := _raised(trace)) is not None:
+    elif (raised := raised_step(trace)) is not None:
         site = Site(
             step=raised["step"],
             layer=raised["raised_layer"] or None,

@@ -19,7 +19,7 @@ import numpy as np
 from divergence_doctor._rows import SPLITS
 from divergence_doctor.errors import UsageError
 from divergence_doctor.replay import _seams as seams
-from divergence_doctor.replay.engine import Ran, run_step
+from divergence_doctor.replay.engine import Ran, run_step, watch_for
 from divergence_doctor.replay.execution import compiled, run_one
 from divergence_doctor.replay.feeding import match, tensors
 from divergence_doctor.replay.opstream import Spot
@@ -315,23 +315,15 @@ class Bench:
         asked = watched and step == self.failing_step
         if not patches and not asked:
             return None
-        handles = {
-            seams.identity(handle): path
-            for variable, path in [
-                *((held.variable, held.path) for held in model_variables(self.model)),
-                *((variable, path) for variable, path, _ in slot_variables(self.model)),
-            ]
-            for handle in [seams.handle_of(variable)]
-            if asked and handle is not None
-        }
-        watch = StepWatch(
-            TraceBuilder(), step=step, names={}, handles=handles, model=self.model,
-            samples=fed.samples if asked else 0, progress=lambda _phase, _layer: None,
+        watch = (
+            watch_for(self.model, TraceBuilder(), fed, data, step=step)
+            if asked
+            else StepWatch(
+                TraceBuilder(), step=step, names={}, handles={}, samples=0, model=self.model,
+                progress=lambda _phase, _layer: None,
+            )
         )  # fmt: skip
         watch.stream.patches = dict(patches or {})
-        if asked:
-            for name, tensor in fed.named(data).items():
-                watch.see_leaf(name, tensor)
         return watch
 
     def _failure(self, step: int, ran: Ran, loss: float, glance: _Glance) -> tuple[str, str] | None:

@@ -1,5 +1,6 @@
 """Which causes does the doctor know? One per file; each says what it looks like in a trace."""
 
+from divergence_doctor.rules._batch import raised as raised_step
 from divergence_doctor.rules._culprits import settled
 from divergence_doctor.rules._rule import (
     Evidence,
@@ -21,5 +22,6 @@ __all__ = [
     "Site",
     "Verdict",
     "all_rules",
+    "raised_step",
     "settled",
 ]
