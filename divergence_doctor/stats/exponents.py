@@ -25,38 +25,23 @@ EXPONENT_MAX: Final = 128
 EXPONENT_BINS: Final = EXPONENT_MAX - EXPONENT_MIN + 1
 #: A bin is a uint32; what is more is counted as this many.
 _FULL: Final = 2**32 - 1
-#: Exponents that are held back, at one byte each, to be counted together.
-_HELD: Final = 2**20
-#: From so many on, counting by pairs is worth its 2**16 bins.
-_PAIRS_PAY: Final = 2**18
 
 
 @final
 class Exponents(Statistic):
-    """Histogram of base-2 exponents.
-
-    Counting is a chain of additions to few bins, each waiting for the last. So the eight bits of
-    float32's exponents are counted two elements at a time, in 2**16 bins, which waits half as often
-    and seldom for the same bin; in a small tensor so many bins cost more than they save.
-    """
+    """Histogram of base-2 exponents."""
 
     def __init__(self, form: NumberFormat) -> None:
         super().__init__(form)
         self._bins = np.zeros(2 * (form.bias + 1), dtype=np.int64)
-        self._pairs: NDArray[np.int64] | None = None
-        self._held = 0
         self._subnormal: NDArray[np.int64] | None = None
         self._size = 0
 
     def add(self, chunk: Chunk) -> None:
         """Add the chunk's exponents, and those of what is subnormal in float32 or float64."""
         self._size += chunk.values.size
-        if chunk.binades is not None:
-            self._bins += chunk.binades
-        elif chunk.exponents.itemsize == 1:
-            self._hold(chunk.exponents)
-        else:
-            self._bins += _counted(chunk.exponents, self._bins.size)
+        counted = chunk.binades
+        self._bins += _counted(chunk.exponents, self._bins.size) if counted is None else counted
         if chunk.tiny > chunk.zeros:
             tiny = np.frexp(chunk.subnormals.astype(np.float64))[1] - 1
             places = np.maximum(tiny, EXPONENT_MIN) - EXPONENT_MIN
@@ -65,11 +50,6 @@ class Exponents(Statistic):
 
     def columns(self) -> dict[str, Any]:
         """Return the histogram, uint32 of shape (EXPONENT_BINS,); a bin holds at most 2**32 - 1."""
-        self._count_held()
-        if self._pairs is not None:
-            table = self._pairs.reshape(self._bins.size, self._bins.size)
-            self._bins += table.sum(axis=0) + table.sum(axis=1)
-            self._pairs = None
         bins = np.zeros(EXPONENT_BINS, dtype=np.int64)
         _fold(self._bins[1:-1], bins, first=1 - self.form.bias)
         if self._subnormal is not None:
@@ -77,25 +57,6 @@ class Exponents(Statistic):
         if self._size > _FULL:
             bins = np.minimum(bins, _FULL)
         return {"exponents": bins.astype(np.uint32)}
-
-    def _hold(self, exponents: NDArray[np.uint8]) -> None:
-        if self._held + exponents.size > _HELD:
-            self._count_held()
-        end = self._held + exponents.size
-        scratch(np.uint8, max(end, _HELD), "held")[self._held : end] = exponents
-        self._held = end
-
-    def _count_held(self) -> None:
-        held, self._held = scratch(np.uint8, self._held, "held"), 0
-        if held.size < _PAIRS_PAY:
-            if held.size:
-                self._bins += _counted(held, self._bins.size)
-            return
-        even = held.size // 2 * 2
-        pairs = _counted(held[:even].view(np.uint16), self._bins.size**2)
-        self._pairs = pairs if self._pairs is None else np.add(self._pairs, pairs, out=pairs)
-        if even < held.size:
-            self._bins[held[-1]] += 1
 
 
 def _counted(places: NDArray[Any], bins: int) -> NDArray[np.int64]:

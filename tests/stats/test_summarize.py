@@ -323,7 +323,7 @@ def test_a_bin_that_is_full_stays_full() -> None:
 
 
 @pytest.mark.parametrize("size", [2**18 - 1, 2**18 + 1, 2**20 + 3, 3 * 2**20 + 65_537])
-def test_exponents_counted_in_pairs_are_those_counted_one_by_one(size: int) -> None:
+def test_exponents_of_large_tensors_are_those_counted_one_by_one(size: int) -> None:
     array = np.random.default_rng(1).normal(0, 1e-3, size).astype(np.float32)
     array[::7], array[1::1001], array[-1] = 0.0, np.nan, 1e-40
     finite = array[np.isfinite(array) & (array != 0)].astype(np.float64)
