@@ -6,9 +6,10 @@ import gc
 import math
 import re
 import time
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
 import numpy as np
 
@@ -32,7 +33,7 @@ from divergence_doctor.replay.state import (
 )
 from divergence_doctor.replay.support import check_supported
 from divergence_doctor.replay.watch import StepWatch
-from divergence_doctor.stats import extent, summarize
+from divergence_doctor.stats import LARGE, extent, summarize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -43,11 +44,13 @@ if TYPE_CHECKING:
     from divergence_doctor.replay.opstream import OpStream
     from divergence_doctor.trace import TraceBuilder
 
+#: Objects made before the collector looks for dead ones (Python's own: 700).
+_SELDOM: Final = 10_000
+#: What a variable held before the step, or a copy of it that is, or will be, there.
+_Kept: TypeAlias = "NDArray[Any] | Future[NDArray[Any]]"
 #: Steps that may follow the asked ones while loss scaling still searches for a scale that fits:
 #: from 2**15, the default of Keras, it is halved to 1 in 15 skipped steps.
 _SCALE_SEARCH: Final = 40
-#: Bytes from which on a variable is copied rather than held while it is updated.
-_COPIED: Final = 64_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +225,6 @@ class Engine:
         #: What was last measured of each variable: after one step is before the next.
         self._weights: dict[int, dict[str, Any]] = {}
         self._slot_rows: dict[int, dict[str, Any]] = {}
-        self._copies: dict[int, NDArray[Any]] = {}
         #: The watched stream of the step that ran last: the failing one, once it has failed.
         self.last_stream: OpStream | None = None
 
@@ -251,12 +253,16 @@ class Engine:
         eagerly = tf.config.functions_run_eagerly()
         tf.config.run_functions_eagerly(True)  # noqa: FBT003 - TensorFlow's signature
         # A step makes objects by the thousand; the collector need not walk through all that
-        # TensorFlow and the model are made of each time that it looks for dead ones.
+        # TensorFlow and the model are made of each time that it looks for dead ones, nor look
+        # for them at every hundredth op.
+        often = gc.get_threshold()
         gc.freeze()
+        gc.set_threshold(max(often[0], _SELDOM), *often[1:])
         try:
             build_optimizer(self.model)
             yield
         finally:
+            gc.set_threshold(*often)
             gc.unfreeze()
             tf.config.run_functions_eagerly(eagerly)
             self._measuring.close()
@@ -341,29 +347,23 @@ class Engine:
             state=state,
         )
 
-    def _weights_before(self, step: int, variables: list[Held]) -> dict[int, NDArray[Any]]:
-        """Record the weights, measured at the end of the step before, and keep the trainable."""
-        kept = {}
+    def _weights_before(self, step: int, variables: list[Held]) -> dict[int, _Kept]:
+        """Record the weights, measured at the end of the step before, and keep the trainable.
+
+        While TensorFlow's own memory is held, an update goes elsewhere: into fresh memory, which
+        costs more than a copy made of a large variable while the step is still far from it.
+        """
+        kept: dict[int, _Kept] = {}
         for order, held in enumerate(variables):
             values = seams.values_of(held.variable)
             row = self._weights.get(id(held.variable)) or _stats(values)
             self._weights[id(held.variable)] = row
             self._weight(step, order, "before", held, row)
             if held.trainable:
-                kept[id(held.variable)] = self._held(id(held.variable), values)
+                key = id(held.variable)
+                large = values.size >= LARGE
+                kept[key] = self._measuring.copied(key, values) if large else values
         return kept
-
-    def _held(self, key: int, values: NDArray[Any]) -> NDArray[Any]:
-        """Return a variable's values to be kept over the update.
-
-        While TensorFlow's own memory is held, the update goes elsewhere. For a large variable that
-        would be fresh memory in every step; a copy of it always goes to the same place.
-        """
-        if values.nbytes < _COPIED:
-            return values
-        copy = self._copies.setdefault(key, np.empty_like(values))
-        np.copyto(copy, values)
-        return copy
 
     def _weight(self, step: int, order: int, when: str, held: Held, row: dict[str, Any]) -> None:
         self.builder.add(
@@ -379,14 +379,15 @@ class Engine:
         )
 
     def _weights_after(
-        self, step: int, variables: list[Held], kept: dict[int, NDArray[Any]], watch: StepWatch
+        self, step: int, variables: list[Held], kept: dict[int, _Kept], watch: StepWatch
     ) -> _After:
         finite, updates, weights = True, [], []
         new = [seams.values_of(held.variable) for held in variables]
         measured = [self._measuring.array(values) for values in new]
         for order, (held, values, found) in enumerate(zip(variables, new, measured, strict=True)):
             before = self._weights.get(id(held.variable))
-            old = kept.pop(id(held.variable), None)
+            was = kept.pop(id(held.variable), None)
+            old = was.result() if isinstance(was, Future) else was
             delta = None if old is None else {**_kind(values), **summarize(values, minus=old)}
             row = self._weights[id(held.variable)] = found.result()
             good = self._weight_is_sound(held, row)

@@ -11,10 +11,14 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
+import numpy as np
+
 from divergence_doctor.replay import _seams as seams
 from divergence_doctor.stats import LARGE, summarize
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from divergence_doctor.trace import TraceBuilder
@@ -41,6 +45,7 @@ class Measuring:
         self._bytes = 0
         #: The gradient of a sum comes back to each of its terms as one and the same tensor.
         self._known: dict[int, Measured] = {}
+        self._copies: dict[int, NDArray[Any]] = {}
 
     def add(self, table: str, tensor: Any, /, **row: Any) -> Measured:
         """Add a row about an eager tensor, which nothing changes any more."""
@@ -59,12 +64,29 @@ class Measuring:
         }
         # NumPy's many short calls would take the interpreter from the step again and again.
         if values.size >= LARGE:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(1, thread_name_prefix="measuring")
-            return self._pool.submit(_measure, values, kind)
+            return self._beside(_measure, values, kind)
         done: Measured = Future()
         done.set_result(_measure(values, kind))
         return done
+
+    def copied(self, key: int, values: NDArray[Any]) -> Future[NDArray[Any]]:
+        """Return a copy of a variable's values, which stays as it is until the next one of it.
+
+        It always goes to the same place: fresh memory would cost more than the copy.
+
+        Args:
+            key: identity of the variable.
+            values: what it holds; as long as this array is held, TensorFlow lets it be.
+        """
+        place = self._copies.get(key)
+        if place is None:
+            place = self._copies[key] = np.empty_like(values)
+        return self._beside(_copy, values, place)
+
+    def _beside(self, work: Callable[..., Any], *args: Any) -> Future[Any]:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix="measuring")
+        return self._pool.submit(work, *args)
 
     def put(self, table: str, measured: Measured, size: int = 0, /, **row: Any) -> None:
         """Add a row about what was measured; ``size`` bytes are held until it is."""
@@ -83,6 +105,7 @@ class Measuring:
         """End the thread; what is not written by then is dropped."""
         self._waiting.clear()
         self._known.clear()
+        self._copies.clear()
         self._bytes = 0
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
@@ -92,6 +115,11 @@ class Measuring:
         table, row, measured, size = self._waiting.popleft()
         self._bytes -= size
         self._builder.add(table, **row, **measured.result())
+
+
+def _copy(values: NDArray[Any], place: NDArray[Any]) -> NDArray[Any]:
+    np.copyto(place, values)
+    return place
 
 
 def _measure(values: NDArray[Any], kind: dict[str, str]) -> dict[str, Any]:

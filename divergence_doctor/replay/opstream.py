@@ -25,7 +25,7 @@ from divergence_doctor.replay._seams import (
     view,
 )
 from divergence_doctor.replay.samples import Samples
-from divergence_doctor.replay.source import spell, users_line, users_stack
+from divergence_doctor.replay.source import UsersLines, spell, users_line, users_stack
 from divergence_doctor.stats import all_finite, summarize
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ _READ_BY_DERIVATIVE = frozenset(
 )
 #: Ops that divide, with the place of the denominator.
 _DIVIDES = {"RealDiv": 1, "Div": 1, "DivNoNan": 1, "Xdivy": 1}
+#: Phases in which a model divides: an optimizer's own quotients are no matter of the model's.
+_FORWARDS = frozenset({"forward", "loss"})
 #: Guards that people write below the line, 1e-6 and less, and a quotient that no such guard is
 #: meant to let through: a thousandfold ordinary value, squared, is still below it.
 _ALMOST_NOTHING = 1e-6
@@ -167,6 +169,7 @@ class OpStream:
         self._handles = handles
         self._samples = Samples(samples, names)
         self._derivative = -1
+        self._lines = UsersLines()
         self._floating = _floating_dtypes()
         self._floating_numbers = frozenset(dtype.as_datatype_enum for dtype in self._floating)
         #: Handles of variables that were found finite, or were given what was.
@@ -202,11 +205,12 @@ class OpStream:
         index = len(self.ops)
         place = self._place()
         # A derivative is told by the line of its forward op.
-        line = users_line(2, place.line) if self._derivative < 0 else None
+        line = self._lines.of_op(2, place.line) if self._derivative < 0 else None
         if self.patches and self._derivative < 0:
             self._patch(kind, place, line, outputs)
         ins, outs = identities(inputs), identities(outputs)
-        self.ops.append(Op(kind, ins, outs, place, self._phase(), line, self._derivative))
+        phase = self._phase()
+        self.ops.append(Op(kind, ins, outs, place, phase, line, self._derivative))
         for out in outs:
             self.maker[out] = index
         if ins:
@@ -221,7 +225,7 @@ class OpStream:
             self._sound.add(ins[0])
         elif self.taints:
             self._carry_through_variants(ins, outputs)
-        if kind in _DIVIDES and not bad and self._derivative < 0:
+        if kind in _DIVIDES and not bad and phase in _FORWARDS and self._derivative < 0:
             self._note_division(index, kind, inputs, outputs)
 
     def gradient_wrapper(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -271,6 +275,10 @@ class OpStream:
             yield
         finally:
             self._ours = before
+
+    def forget_calls(self) -> None:
+        """Let go of the calls that the step's ops came out of; the step is over."""
+        self._lines.forget()
 
     def see_output(self, tensor: Any) -> None:
         """Take in a layer's output that no op made: it left TensorFlow and came back."""
@@ -484,19 +492,18 @@ class OpStream:
                     yield "operands", {"step": step, "op": event.op, **operand}
         for division in self._divisions:
             op = self.ops[division["op"]]
-            if op.phase in {"forward", "loss"}:
-                yield (
-                    "divisions",
-                    {
-                        "step": step,
-                        "op_type": op.op_type,
-                        "phase": phases[division["op"]],
-                        "layer": op.place.layer,
-                        "layer_class": op.place.layer_class,
-                        "source": spell(*op.line) if op.line else "",
-                        **division,
-                    },
-                )
+            yield (
+                "divisions",
+                {
+                    "step": step,
+                    "op_type": op.op_type,
+                    "phase": phases[division["op"]],
+                    "layer": op.place.layer,
+                    "layer_class": op.place.layer_class,
+                    "source": spell(*op.line) if op.line else "",
+                    **division,
+                },
+            )
 
     def phases(self) -> list[str]:
         """Return the phase of every op; what follows the last layer of a forward pass is loss."""

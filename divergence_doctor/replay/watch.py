@@ -155,6 +155,7 @@ class StepWatch:
             enter(seams.patched(seams.record_module(), "record_operation", self._own_gradient))
             enter(seams.gradient_function(self.stream.gradient_wrapper))
             enter(seams.op_callback(self.stream.on_op))
+            stack.callback(self.stream.forget_calls)
             yield
 
     # ------------------------------------------------------------------ layers
