@@ -185,6 +185,11 @@ def dtype_number(tensor: Any) -> int:
     return tensor._datatype_enum()  # type: ignore[no-any-return]  # noqa: SLF001 - the seam
 
 
+def elements(tensor: Any) -> int:
+    """Return how many elements an eager tensor has."""
+    return tensor._num_elements()  # type: ignore[no-any-return]  # noqa: SLF001 - the seam
+
+
 def has_values(tensor: Any) -> bool:
     """Say whether this is an eager tensor: a graph's symbolic one has an identity and no values."""
     return hasattr(tensor, "_numpy")

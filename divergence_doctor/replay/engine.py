@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from divergence_doctor.trace import TraceBuilder
 
 #: Objects made before the collector looks for dead ones (Python's own: 700).
-_SELDOM: Final = 10_000
+_SELDOM: Final = 2_000
 #: What a variable held before the step, or a copy of it that is, or will be, there.
 _Kept: TypeAlias = "NDArray[Any] | Future[NDArray[Any]]"
 #: Steps that may follow the asked ones while loss scaling still searches for a scale that fits:
@@ -460,13 +460,13 @@ class Engine:
             "slots", step=step, order=order, when=when, variable=path, optimizer=optimizer, **row
         )
 
-    def _sound(self, state: Sequence[tuple[Any, str]]) -> Iterator[int]:
-        """Yield the handles of the variables that were last found finite."""
+    def _sound(self, state: Sequence[tuple[Any, str]]) -> Iterator[tuple[int, float]]:
+        """Yield the handles of the variables that were last found finite, and their magnitudes."""
         measured = {**self._weights, **self._slot_rows}
         for variable, _ in state:
             row, handle = measured.get(id(variable)), seams.handle_of(variable)
             if row is not None and handle is not None and _finite(row):
-                yield seams.identity(handle)
+                yield seams.identity(handle), row.get("absmax", math.inf)
 
 
 @dataclass(frozen=True, slots=True)

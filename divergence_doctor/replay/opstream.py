@@ -24,9 +24,10 @@ from divergence_doctor.replay._seams import (
     unrecorded,
     view,
 )
+from divergence_doctor.replay.bounds import Bounds
 from divergence_doctor.replay.samples import Samples
 from divergence_doctor.replay.source import UsersLines, spell, users_line, users_stack
-from divergence_doctor.stats import all_finite, summarize
+from divergence_doctor.stats import all_finite, bound, summarize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -172,6 +173,7 @@ class OpStream:
         self._lines = UsersLines()
         self._floating = _floating_dtypes()
         self._floating_numbers = frozenset(dtype.as_datatype_enum for dtype in self._floating)
+        self._bounds = Bounds(_wide_dtypes())
         #: Handles of variables that were found finite, or were given what was.
         self._sound: set[int] = set()
         self._readers: dict[tuple[str, int], list[int]] = {}
@@ -206,7 +208,8 @@ class OpStream:
         place = self._place()
         # A derivative is told by the line of its forward op.
         line = self._lines.of_op(2, place.line) if self._derivative < 0 else None
-        if self.patches and self._derivative < 0:
+        patched = bool(self.patches) and self._derivative < 0
+        if patched:
             self._patch(kind, place, line, outputs)
         ins, outs = identities(inputs), identities(outputs)
         phase = self._phase()
@@ -216,13 +219,11 @@ class OpStream:
         if ins:
             self._readers.setdefault((kind, ins[0]), []).append(index)
         self._samples.follow(kind, ins, inputs, outs)
-        bad = () if self._is_known(kind, ins) else self._bad(outputs)
+        bad = self._looked_at(kind, ins, inputs, outs, outputs, proven=not patched)
         if bad:
             self._bad_op(index, kind, inputs, outputs, bad)
         elif kind in _WRITES or kind.startswith("Resource"):
             self._write(index, kind, ins)
-        elif kind == "ReadVariableOp":
-            self._sound.add(ins[0])
         elif self.taints:
             self._carry_through_variants(ins, outputs)
         if kind in _DIVIDES and not bad and phase in _FORWARDS and self._derivative < 0:
@@ -263,9 +264,15 @@ class OpStream:
             counts = _count([view(tensor)])
             self.taints[key] = Taint(origin, name, nan=counts[0] > 0, counts=counts)
 
-    def trust(self, handles: Iterable[int]) -> None:
-        """Take in the handles of variables that are known to be finite as the step begins."""
-        self._sound.update(handles)
+    def trust(self, held: Iterable[tuple[int, float]]) -> None:
+        """Take in variables that are known to be finite as the step begins.
+
+        Args:
+            held: the handle of each, and a magnitude that nothing in it exceeds.
+        """
+        for handle, limit in held:
+            self._sound.add(handle)
+            self._bounds.holds(handle, limit)
 
     @contextmanager
     def ours(self) -> Iterator[None]:
@@ -307,6 +314,7 @@ class OpStream:
         if old in self._names:
             self._names[new] = self._names[old]
         self._twins[new] = old
+        self._bounds.same(old, new)
         if old in self.taints:
             self.taints[new] = self.taints[old]
         self._samples.same(old, new)
@@ -333,7 +341,11 @@ class OpStream:
 
     def reach(self, tensors: Iterable[Any], sink: str) -> None:
         """Mark every event that led to these tensors (loss, gradient or state) as mattering."""
-        self._reach([identity(tensor) for tensor in tensors], sink)
+        keys = []
+        for tensor in tensors:
+            keys.append(identity(tensor))
+            self._look_again(keys[-1], tensor)
+        self._reach(keys, sink)
 
     def reach_everything(self, sink: str) -> None:
         """Mark every event as mattering: the step ended on a check that one of them tripped."""
@@ -633,6 +645,7 @@ class OpStream:
         taints: dict[int, Taint] = {}
         for tensor in inputs:
             key = identity(tensor)
+            self._look_again(key, tensor)
             known = self.taints.get(key)
             if known is not None:
                 taints[key] = known
@@ -646,6 +659,24 @@ class OpStream:
                         origin, name, -1, not nan, nan=nan, counts=counts
                     )
         return taints
+
+    def _look_again(self, key: int, tensor: Any) -> None:
+        """Look at a tensor that cannot be bad, where what came of it is.
+
+        A kernel that is broken, or hardware that is, keeps to no bound.
+        """
+        if key not in self._bounds.unseen:
+            return
+        self._bounds.unseen.discard(key)
+        values = view(tensor)
+        if all_finite(values):
+            return
+        index, counts = self.maker[key], _count([values])
+        kind = self.ops[index].op_type
+        element = ",".join(map(str, _first_bad(values)))
+        rows = self._rows_of(values, key) if key in self._samples else None
+        self.taints[key] = Taint("op", kind, len(self.events), nan=counts[0] > 0)
+        self.events.append(Event(index, counts, True, "op", kind, (), element, rows))  # noqa: FBT003
 
     def _blame(
         self,
@@ -696,29 +727,58 @@ class OpStream:
             for op in self.ops
         ]
 
-    def _is_known(self, kind: str, ins: tuple[int, ...]) -> bool:
-        """Say whether an op's result is memory that is known to be finite, so not looked at again.
+    def _looked_at(
+        self,
+        kind: str,
+        ins: tuple[int, ...],
+        inputs: Sequence[Any],
+        outs: tuple[int, ...],
+        outputs: Sequence[Any],
+        *,
+        proven: bool,
+    ) -> Sequence[int]:
+        """Return the places of the results that are not finite.
 
         A variable is looked at when it is first read, and again once an op has written to it whose
-        result has not passed here.
+        result is not known. Not looked at is what cannot be bad, and memory that was looked at.
         """
         if kind == "ReadVariableOp":
-            return ins[0] in self._sound
-        return kind in _VIEWS and ins[0] in self.maker and ins[0] not in self.taints
+            if ins[0] in self._sound:
+                self._bounds.read(ins[0], outs[0])
+                return ()
+            bad = self._bad(outs, outputs)
+            if not bad:
+                self._sound.add(ins[0])
+                self._bounds.first_read(ins[0], outs[0])
+            return bad
+        if len(outs) == 1 and proven:
+            dtype = dtype_number(outputs[0])
+            if dtype not in self._floating_numbers:
+                return ()
+            if self._bounds.prove(kind, ins, inputs, outs[0], dtype):
+                return ()
+        if kind in _VIEWS and ins[0] in self.maker and ins[0] not in self.taints:
+            return ()
+        return self._bad(outs, outputs)
 
-    def _bad(self, outputs: Sequence[Any]) -> list[int]:
-        """Return the places of the results that are not finite."""
-        return [
-            position
-            for position, tensor in enumerate(outputs)
-            if dtype_number(tensor) in self._floating_numbers and not all_finite(view(tensor))
-        ]
+    def _bad(self, outs: Sequence[int], outputs: Sequence[Any]) -> list[int]:
+        bad = []
+        for position, tensor in enumerate(outputs):
+            if dtype_number(tensor) in self._floating_numbers:
+                found = bound(view(tensor))
+                if found is None:
+                    bad.append(position)
+                else:
+                    self._bounds.seen(outs[position], found)
+        return bad
 
     def _write(self, index: int, kind: str, ins: tuple[int, ...]) -> None:
         if not ins:
             return
         bad = [key for key in ins[1:] if key in self.taints]
-        if kind == "AssignVariableOp" and not bad and ins[1] in self.maker:
+        value = ins[1] if len(ins) > 1 else -1
+        sure = self._bounds.write(kind, ins[0], value) and not bad
+        if sure or (kind == "AssignVariableOp" and not bad and value in self.maker):
             self._sound.add(ins[0])
         else:
             self._sound.discard(ins[0])
@@ -862,6 +922,13 @@ def _floating_dtypes() -> frozenset[Any]:
     import tensorflow as tf
 
     return frozenset({tf.float16, tf.bfloat16, tf.float32, tf.float64, tf.complex64, tf.complex128})
+
+
+def _wide_dtypes() -> frozenset[int]:
+    import tensorflow as tf
+
+    # bfloat16 holds numbers as large, but rounds them up by as much as 0.4 % at every op.
+    return frozenset(dtype.as_datatype_enum for dtype in (tf.float32, tf.float64))
 
 
 def _tensors(value: Any) -> list[Any]:

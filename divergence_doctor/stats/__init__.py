@@ -8,13 +8,13 @@ import numpy as np
 
 from divergence_doctor.stats._chunk import chunks, number_format
 from divergence_doctor.stats._compiled import LARGE
-from divergence_doctor.stats._finite import all_finite, extent
+from divergence_doctor.stats._finite import all_finite, bound, extent
 from divergence_doctor.stats._statistic import Statistic, all_statistics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["LARGE", "Statistic", "all_finite", "extent", "summarize"]
+__all__ = ["LARGE", "Statistic", "all_finite", "bound", "extent", "summarize"]
 
 
 def summarize(array: NDArray[Any], *, minus: NDArray[Any] | None = None) -> dict[str, Any]:

@@ -23,15 +23,14 @@ LARGE: Final = 262_144
 CHUNK_SIZE: Final = 262_144
 #: Elements from which on the loops, once they are there, are quicker than NumPy.
 _WORTH: Final = 8_193
-_INFINITE: Final = 0x7F800000
 
 
 class Kernels(NamedTuple):
     """The compiled loops.
 
     Attributes:
-        all_finite: takes the bits of float32 numbers, uint32 of shape (n,); says whether none is
-            NaN or Inf.
+        largest: takes the bits of float32 numbers, uint32 of shape (n,); returns those of the
+            largest without its sign: more than ``0x7F7FFFFF`` where one is NaN or Inf.
         binades: takes bits and adds to bins, int64 of shape (4, 512): how many numbers hold each
             sign and biased exponent, to be summed over the first axis.
         extremes: takes bits; returns the bits of the smallest and the largest number, none of which
@@ -39,7 +38,7 @@ class Kernels(NamedTuple):
         moments: takes float32 numbers; returns their sum and the sum of their squares in float64.
     """
 
-    all_finite: Callable[[NDArray[np.uint32]], bool]
+    largest: Callable[[NDArray[np.uint32]], int]
     binades: Callable[[NDArray[np.uint32], NDArray[np.int64]], None]
     extremes: Callable[[NDArray[np.uint32]], tuple[int, int]]
     moments: Callable[[NDArray[np.float32]], tuple[float, float]]
@@ -73,15 +72,15 @@ def _compiled(njit: Any, *, cache: bool) -> Kernels:
     quick = njit(nogil=True, cache=cache, boundscheck=False)
     # The order of a sum is free; NaN and Inf keep their meaning.
     summing = njit(nogil=True, cache=cache, boundscheck=False, fastmath={"reassoc", "contract"})
-    return Kernels(quick(_all_finite), quick(_binades), quick(_extremes), summing(_moments))
+    return Kernels(quick(_largest), quick(_binades), quick(_extremes), summing(_moments))
 
 
-def _all_finite(bits: NDArray[np.uint32]) -> Any:
+def _largest(bits: NDArray[np.uint32]) -> Any:
     largest = np.int32(0)
     signed = bits.view(np.int32)
     for i in range(signed.size):
         largest = max(largest, signed[i] & np.int32(0x7FFFFFFF))
-    return largest < np.int32(_INFINITE)
+    return largest
 
 
 def _binades(bits: NDArray[np.uint32], bins: NDArray[np.int64]) -> None:

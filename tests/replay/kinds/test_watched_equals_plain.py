@@ -1,13 +1,45 @@
 """Watched or plain, a step is the same to the bit, for every kind of model; nothing goes unseen."""
 
+import numpy as np
 import pytest
 
+from divergence_doctor.replay import _seams as seams
+from divergence_doctor.replay.bounds import Bounds
+from divergence_doctor.replay.opstream import OpStream
 from tests.replay.kinds._comparison import plain, watched
 from tests.replay.kinds._kind import all_kinds
 
 
+@pytest.fixture
+def proven(monkeypatch):
+    """Look at every result that the watch takes as finite unseen; count them."""
+    count = 0
+    prove, on_op = Bounds.prove, OpStream.on_op
+    limits: dict[int, float] = {}
+
+    def noted(bounds, kind, ins, inputs, out, dtype):
+        sure = prove(bounds, kind, ins, inputs, out, dtype)
+        if sure:
+            limits[out] = bounds._tensors[out]
+        return sure
+
+    def looked_at(stream, op_type, inputs, attrs, outputs, *rest, **named):
+        nonlocal count
+        on_op(stream, op_type, inputs, attrs, outputs, *rest, **named)
+        for tensor in outputs:
+            limit = limits.pop(seams.identity(tensor), None)
+            if limit is not None and seams.elements(tensor):
+                count += 1
+                largest = float(np.abs(tensor.numpy().astype("float64")).max())
+                assert largest <= limit * 1.00001, (op_type, largest, limit)
+
+    monkeypatch.setattr(Bounds, "prove", noted)
+    monkeypatch.setattr(OpStream, "on_op", looked_at)
+    return lambda: count
+
+
 @pytest.mark.parametrize("made", all_kinds(), ids=lambda made: made.name)
-def test_a_watched_step_equals_a_plain_one_to_the_bit_and_leaves_nothing_out(keras, made):
+def test_a_watched_step_equals_a_plain_one_to_the_bit_and_leaves_nothing_out(keras, made, proven):
     model = made.build(keras)
     alone = plain(model, made.arrays, made.steps)
     seen = watched(model, made.arrays, made.steps)
@@ -29,3 +61,4 @@ def test_a_watched_step_equals_a_plain_one_to_the_bit_and_leaves_nothing_out(ker
     came_back = set(gradients.select(variable="")["layer"].tolist())
     reached = set(gradients.where(gradients["variable"] != "")["layer"].tolist())
     assert reached <= came_back
+    assert proven() > 0
