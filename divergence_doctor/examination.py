@@ -19,7 +19,7 @@ from divergence_doctor import diagnosis
 from divergence_doctor._clean import clean
 from divergence_doctor.batches import describe, read_batches, write_batch
 from divergence_doctor.errors import BatchError, DoctorError
-from divergence_doctor.supervision import PlaceFile, end_with
+from divergence_doctor.supervision import PlaceFile, end_with, leave
 from divergence_doctor.trace import Trace, TraceBuilder
 
 if TYPE_CHECKING:
@@ -502,4 +502,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -71,6 +71,7 @@ def postmortem(
     time_limit: float = DEFAULT_TIME_LIMIT,
     memory_limit: int | None = None,
     on_tick: Callable[[supervision.Place], None] = lambda _place: None,
+    on_verdict: Callable[[Trace, Diagnosis], None] = lambda _trace, _diagnosis: None,
 ) -> Postmortem:
     """Replay the failing step, diagnose it, and write trace and reports into a folder.
 
@@ -82,6 +83,7 @@ def postmortem(
         time_limit: seconds that the child may take.
         memory_limit: resident bytes that the child may take; nine tenths of the machine by default.
         on_tick: told about twenty times a second where the child is.
+        on_verdict: told the verdict when it is known, while the reports are still to be written.
 
     Raises:
         DoctorError: an input cannot be understood or is refused, or the output cannot be written.
@@ -101,6 +103,7 @@ def postmortem(
                 on_tick=on_tick,
             )
         diagnosis = diagnose(trace)
+        on_verdict(trace, diagnosis)
         on_tick(supervision.Place(phase="writing the reports"))
         write_reports(trace, diagnosis, folder)
     # The trace's columns are read when first asked for: from where it lies now.

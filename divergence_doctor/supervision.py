@@ -15,7 +15,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, final
+from typing import TYPE_CHECKING, Final, Literal, NoReturn, final
 
 from divergence_doctor._clean import clean
 
@@ -162,6 +162,16 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
         os.killpg(child.pid, signal.SIGKILL)
     except ProcessLookupError:
         child.kill()
+
+
+def leave(status: int) -> NoReturn:
+    """End this process at once, all that it said written.
+
+    TensorFlow takes most of a second to take itself down, and somebody waits for the verdict.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def end_with(parent: int) -> None:

@@ -159,8 +159,17 @@ def test_a_sample_with_a_layer_of_its_own_takes_its_code(tmp_path):
 def test_in_a_notebook_the_same_engine_runs_in_process(tmp_path):
     folder = ROOT / "sample_runs" / "healthy"
 
-    done = postmortem(request_of(folder), tmp_path / "out", in_process=True)
+    told = []
 
+    done = postmortem(
+        request_of(folder),
+        tmp_path / "out",
+        in_process=True,
+        on_verdict=lambda _, diagnosis: told.append((diagnosis, (tmp_path / "out").exists())),
+    )
+
+    # The verdict does not wait for the reports to be written.
+    assert told == [(done.diagnosis, False)]
     assert done.folder == tmp_path / "out"
     assert done.limit is None
     assert (done.trace.outcome, done.diagnosis.outcome) == ("healthy", "healthy")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Self, final
+from typing import TYPE_CHECKING, ParamSpec, Self, final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from divergence_doctor.supervision import Place
+
+_Given = ParamSpec("_Given")
 
 
 @final
@@ -28,6 +32,18 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._clear()
+
+    def over(self, act: Callable[_Given, None]) -> Callable[_Given, None]:
+        """Return what clears the bar from the screen, for good, and acts then."""
+
+        def clear_and_act(*args: _Given.args, **kwargs: _Given.kwargs) -> None:
+            self._clear()
+            act(*args, **kwargs)
+
+        return clear_and_act
+
+    def _clear(self) -> None:
         if self._bar is not None:
             self._bar.stop()
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from divergence_doctor.cli._progress import Progress
-from divergence_doctor.cli._tell import tell
+from divergence_doctor.cli._tell import tell, tell_files, tell_verdict
+
+if TYPE_CHECKING:
+    from divergence_doctor.diagnosis import Diagnosis
+    from divergence_doctor.trace import Trace
 
 CHECKPOINT = Annotated[
     str, typer.Argument(metavar="CKPT", help="The checkpoint from before the failing step.")
@@ -111,13 +115,21 @@ def replay(  # noqa: PLR0913 - every flag of the command is a parameter of it
             time_limit=time_limit,
             memory_limit=None if memory_limit is None else int(memory_limit * 2**30),
             on_tick=progress.show,
+            on_verdict=_silent if json else progress.over(tell_verdict),
         )
-    tell(done.trace, done.diagnosis, done.folder, as_json=json)
+    if json:
+        tell(done.trace, done.diagnosis, done.folder, as_json=True)
+    else:
+        tell_files(done.folder)
     if done.limit is not None:
         typer.echo(f"{done.limit}; what was recorded until then is in {done.folder}", err=True)
         raise SystemExit(5)
     if fail_on_divergence and done.diagnosis.outcome == "diverged":
         raise SystemExit(3)
+
+
+def _silent(_trace: Trace, _diagnosis: Diagnosis) -> None:
+    """Say nothing yet: the JSON is printed once it is written."""
 
 
 def _given(batches: list[str] | None) -> list[str]:

@@ -47,7 +47,6 @@ class Terminal(Reporter):
         height: most lines.
         color: style the text with SGR codes; ``NO_COLOR`` in the environment still leaves
             colours out.
-        files: where the whole report lies, as the user may type it.
     """
 
     name: ClassVar[str] = "terminal"
@@ -59,18 +58,29 @@ class Terminal(Reporter):
         width: int = 80,
         height: int = 24,
         color: bool = False,
-        files: Sequence[str] = (),
     ) -> None:
         self._width = max(width, _NARROWEST)
         self._height = height
         self._color = color
-        self._files = tuple(files)
 
     def render(self, document: Document) -> str:
         """Return the summary, ending in a line feed."""
+        console = self._console()
+        lines = [self._verdict(document), *self._parts(document, console)]
+        if len(lines) > self._height:
+            lines = [*lines[: self._height - 1], _text("… the rest is in report.md", "dim")]
+        return self._printed(lines, console)
+
+    def render_files(self, files: Sequence[str]) -> str:
+        """Return the lines that say where the whole report lies, as the user may type it."""
+        console = self._console()
+        texts = [_text(path, "cyan") for path in files]
+        return self._printed(self._part("files", texts, console), console)
+
+    def _console(self) -> Console:
         from rich.console import Console
 
-        console = Console(
+        return Console(
             file=StringIO(),
             width=self._width,
             force_terminal=self._color,
@@ -80,9 +90,9 @@ class Terminal(Reporter):
             emoji=False,
             legacy_windows=False,
         )
-        lines = [self._verdict(document), *self._parts(document, console)]
-        if len(lines) > self._height:
-            lines = [*lines[: self._height - 1], _text("… the rest is in report.md", "dim")]
+
+    @staticmethod
+    def _printed(lines: Iterable[Text], console: Console) -> str:
         with console.capture() as captured:
             for line in lines:
                 console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
@@ -108,7 +118,6 @@ class Terminal(Reporter):
         yield from self._part(
             "note", [_text(_plain(note), "yellow") for note in document.notes], console
         )
-        yield from self._part("files", [_text(path, "cyan") for path in self._files], console)
 
     def _part(self, label: str, texts: Sequence[Text], console: Console) -> Iterable[Text]:
         """Yield a part's lines, its label before the first, cut to what the part may take."""

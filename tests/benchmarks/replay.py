@@ -31,6 +31,8 @@ from tests.benchmarks import _models
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+#: Small sample runs that need no code of their own to be opened.
+SAMPLES = ("log_of_zero", "nan_in_input", "high_learning_rate")
 TOOLS = ("plain", "watched", "enable_check_numerics", "FULL_HEALTH")
 CASES: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {
     **_models.MODELS,
@@ -157,11 +159,46 @@ def main() -> None:
     ratios = _ratios(asked)
     _say(f"\nmedian of the three: watched / plain {statistics.median(ratios):.2f}")
     _growth(asked)
+    _verdicts(asked)
     found = trace_file(10)
     _say(
         f"\ntrace.h5 of ResNet50 over 10 steps: {found['megabytes']:.2f} MB; "
         f"its layers listed in {found['seconds']:.2f} s"
     )
+
+
+def _verdicts(asked: argparse.Namespace) -> None:
+    """Print how long ``doctor replay`` takes to its verdict, trials included, and to its end."""
+    _say("\n| sample run | import tensorflow | to the verdict | to the last report |")
+    _say("| --- | --- | --- | --- |")
+    for name in SAMPLES:
+        runs = [(*_import(), *_verdict(name)) for _ in range(asked.rounds)]
+        cells = [f"{statistics.median(times):.1f} s" for times in zip(*runs, strict=True)]
+        _say(f"| {name} | " + " | ".join(cells) + " |")
+
+
+def _import() -> tuple[float]:
+    start = time.perf_counter()
+    code = "import tensorflow"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    return (time.perf_counter() - start,)
+
+
+def _verdict(name: str) -> tuple[float, float]:
+    folder = Path(__file__).parents[2] / "sample_runs" / name
+    with tempfile.TemporaryDirectory() as out:
+        arguments = [str(folder / "model.keras"), str(folder / "batch.npz"), "--out", f"{out}/d"]
+        start = time.perf_counter()
+        with subprocess.Popen(
+            [sys.executable, "-m", "divergence_doctor", "replay", *arguments],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        ) as command:  # fmt: skip
+            assert command.stdout is not None
+            first = command.stdout.readline()
+            seconds = time.perf_counter() - start
+            command.stdout.read()
+        assert "Diverged" in first, first
+        return seconds, time.perf_counter() - start
 
 
 def _ratios(asked: argparse.Namespace) -> list[float]:

@@ -13,7 +13,8 @@ SGR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def test_the_summary_says_what_where_who_proof_and_mend(told):
-    text = Terminal(files=("out/report.html",)).render(told["diverged"])
+    terminal = Terminal()
+    text = terminal.render(told["diverged"]) + terminal.render_files(["out/report.html"])
     assert text == (
         "✗ Diverged: log-of-zero (DD201), confirmed, 97% sure\n"
         "Log in the loss was given 2 zeros (samples 3 and 5) and made -Inf.\n"
@@ -35,7 +36,8 @@ def test_the_summary_says_what_where_who_proof_and_mend(told):
 def test_it_fits_on_one_screen_with_no_control_character_but_ours(name, width, color, told):
     files = (f"out/{'x' * 300}/report.html", "out/report.md", "out/report.json")
     told = told[name]
-    text = Terminal(width=width, color=color, files=files).render(told)
+    terminal = Terminal(width=width, height=22, color=color)
+    text = terminal.render(told) + terminal.render_files(files)
     plain = SGR.sub("", text)
     assert len(plain.splitlines()) <= 24
     assert max(cell_len(line) for line in plain.splitlines()) <= width
