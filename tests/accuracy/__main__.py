@@ -44,9 +44,10 @@ def main(arguments: Sequence[str]) -> int:
         tell=lambda answer: log.print(line(answer), markup=False, highlight=False),
     )
     halves = by_half(answers, imports)
-    if options.json:
-        print(json.dumps(record(answers, halves), indent=1, allow_nan=False))  # noqa: T201
-    elif options.markdown:
+    if options.json is not None:
+        told = json.dumps(record(answers, halves), indent=1, allow_nan=False)
+        options.json.write_text(told + "\n", encoding="utf-8")
+    if options.markdown:
         print("\n\n".join(markdown(grid) for grid in grids(halves)))  # noqa: T201
     else:
         console = Console(width=None if sys.stdout.isatty() else 160)
@@ -152,9 +153,10 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--jobs", type=int, default=min(2, os.cpu_count() or 1), help="commands at a time"
     )
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--markdown", action="store_true", help="print the tables of README")
-    form.add_argument("--json", action="store_true", help="print figures and cases for a script")
+    parser.add_argument("--markdown", action="store_true", help="print the tables as README's")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write figures and cases there, for a script"
+    )
     return parser.parse_args(arguments)
 
 
