@@ -2,51 +2,132 @@
 
 from __future__ import annotations
 
+import argparse
 import fnmatch
+import json
 import os
-import statistics
 import sys
 import tempfile
-from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from rich.console import Console
-from rich.table import Table
 
-from tests.accuracy._case import PLACES, Answer, ask, names
+from tests.accuracy._case import PLACES, Answer, ask, names, seconds_of_import, write
+from tests.accuracy._figures import figures
+from tests.accuracy._tables import grids, markdown, rich
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
-#: From here on a verdict counts as confident.
-CONFIDENT = 0.8
+    from tests.accuracy._figures import Figures
+
+#: ``import tensorflow`` is timed once before each so many cases, so that its median is taken under
+#: the load that the cases' is.
+CASES_AN_IMPORT = 16
 
 
-def main(patterns: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the cases whose names match, and print what came of them."""
-    console = Console(width=160 if not sys.stdout.isatty() else None)
-    chosen = [
-        name
-        for name in names()
-        if not patterns or any(fnmatch.fnmatch(name, f"*{pattern}*") for pattern in patterns)
-    ]
-    answers = []
-    for name in chosen:
-        with tempfile.TemporaryDirectory() as folder:
-            answers.append(ask(name, Path(folder)))
-        console.print(_line(answers[-1]), markup=False, highlight=False)
-    if not answers:
-        console.print("no case matches")
+    options = _options(arguments)
+    log = Console(stderr=True, width=None if sys.stderr.isatty() else 160)
+    chosen = [name for name in names() if _matches(name, options.patterns)]
+    if not chosen:
+        log.print("no case matches")
         return 2
-    console.print(_causes(answers))
-    console.print(_figures(answers))
+    answers, imports = run(
+        chosen,
+        jobs=options.jobs,
+        tell=lambda answer: log.print(line(answer), markup=False, highlight=False),
+    )
+    halves = by_half(answers, imports)
+    if options.json is not None:
+        told = json.dumps(record(answers, halves), indent=1, allow_nan=False)
+        options.json.write_text(told + "\n", encoding="utf-8")
+    if options.markdown:
+        print("\n\n".join(markdown(grid) for grid in grids(halves)))  # noqa: T201
+    else:
+        console = Console(width=None if sys.stdout.isatty() else 160)
+        for grid in grids(halves):
+            console.print(rich(grid))
+        for name, half in halves.items():
+            for wrong in half.confident_and_wrong:
+                console.print(f"confident and wrong ({name} half): {wrong}", highlight=False)
     return 0 if all(answer.all_right for answer in answers) else 1
 
 
-def _line(answer: Answer) -> str:
+def run(
+    chosen: Sequence[str], *, jobs: int, tell: Callable[[Answer], None]
+) -> tuple[list[Answer], list[float]]:
+    """Put cases before the doctor, and time ``import tensorflow`` in between.
+
+    Args:
+        chosen: names of the cases.
+        jobs: how many commands run at a time.
+        tell: told each answer, in the order of ``chosen``.
+
+    Returns:
+        The answers in the order of ``chosen``, and the seconds that the imports took.
+    """
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
+        # All are written before the first is asked: building models beside the commands would
+        # slow them, and the seconds of a case would depend on which one comes next.
+        written = {name: _write(name, Path(folder) / name) for name in chosen}
+        asked: list[Any] = []
+        imports = []
+        for number, name in enumerate(chosen):
+            if number % CASES_AN_IMPORT == 0:
+                imports.append(pool.submit(seconds_of_import))
+            asked.append(pool.submit(ask, name, written[name], Path(folder) / name / "out"))
+        answers = []
+        for future in asked:
+            answers.append(future.result())
+            tell(answers[-1])
+        return answers, [future.result() for future in imports]
+
+
+def by_half(answers: Sequence[Answer], imports: Sequence[float]) -> dict[str, Figures]:
+    """Return the figures of the half that was tuned on and of the one that was held out.
+
+    A half without a case is left out.
+    """
+    halves = {
+        "tuning": [answer for answer in answers if not answer.held_out],
+        "report": [answer for answer in answers if answer.held_out],
+    }
+    return {name: figures(half, imports) for name, half in halves.items() if half}
+
+
+def record(answers: Sequence[Answer], halves: dict[str, Figures]) -> dict[str, Any]:
+    """Return what a script needs: the figures of each half, and each case with what was said."""
+    return {
+        "halves": {name: half.record for name, half in halves.items()},
+        "cases": [
+            {
+                "name": answer.name,
+                "half": "report" if answer.held_out else "tuning",
+                "right": answer.all_right,
+                "expected": answer.expected,
+                "outcome": None if answer.report is None else answer.report["outcome"],
+                "said": {
+                    key: answer.said.get(key)
+                    for key in ("cause", "confidence", "confirmed", *PLACES)
+                }
+                if answer.said
+                else None,
+                "error": answer.error or None,
+                "seconds": round(answer.seconds, 2),
+            }
+            for answer in answers
+        ],
+    }
+
+
+def line(answer: Answer) -> str:
+    """Return one case in one line: right, or what is wrong with what was said."""
     if answer.report is None:
         return f"✗ {answer.name}: no report: {answer.error}"
     if answer.all_right:
@@ -64,58 +145,28 @@ def _line(answer: Answer) -> str:
     return f"✗ {answer.name}: {'; '.join(wrong)} ({answer.confidence:.0%} sure)"
 
 
-def _causes(answers: Sequence[Answer]) -> Table:
-    table = Table("cause", "cases", "recall", "precision", title="By cause")
-    expected = Counter(answer.expected.get("cause") for answer in answers)
-    said = Counter(answer.said.get("cause") for answer in answers)
-    hits = Counter(answer.said.get("cause") for answer in answers if answer.cause_right)
-    for cause in sorted((expected | said).keys() - {None}, key=str):
-        table.add_row(
-            str(cause), str(expected[cause]), _share(hits[cause], expected[cause]),
-            _share(hits[cause], said[cause]),
-        )  # fmt: skip
-    return table
-
-
-def _figures(answers: Sequence[Answer]) -> Table:
-    table = Table("figure", "value", title="Over all cases")
-    failing = [answer for answer in answers if not answer.control]
-    controls = [answer for answer in answers if answer.control]
-    right = [answer for answer in failing if answer.cause_right]
-    table.add_row("outcome", _of(answer.outcome_right for answer in answers))
-    table.add_row("cause", _of(answer.cause_right for answer in failing))
-    for place in PLACES:
-        asked = [answer.right(place) for answer in failing]
-        table.add_row(place, _of(item for item in asked if item is not None))
-    table.add_row("right causes confirmed", _of(bool(a.said["confirmed"]) for a in right))
-    table.add_row(
-        "false causes on controls", f"{sum(bool(a.said) for a in controls)} of {len(controls)}"
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.accuracy", description=__doc__)
+    parser.add_argument(
+        "patterns", nargs="*", metavar="PATTERN", help="cases whose names hold one of these"
     )
-    confident = [a for a in answers if a.said and a.confidence >= CONFIDENT]
-    table.add_row("confident and wrong", str(sum(not a.cause_right for a in confident)))
-    table.add_row("calibration", _calibration(answers))
-    seconds = statistics.median(answer.seconds for answer in answers)
-    table.add_row("median seconds a case", f"{seconds:.1f}")
-    return table
+    parser.add_argument(
+        "--jobs", type=int, default=min(2, os.cpu_count() or 1), help="commands at a time"
+    )
+    parser.add_argument("--markdown", action="store_true", help="print the tables as README's")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write figures and cases there, for a script"
+    )
+    return parser.parse_args(arguments)
 
 
-def _calibration(answers: Sequence[Answer]) -> str:
-    """Return how often verdicts of each confidence were right."""
-    parts = []
-    for low, high in ((0.0, 0.5), (0.5, 0.8), (0.8, 0.95), (0.95, 1.01)):
-        of = [a.cause_right for a in answers if a.said and low <= a.confidence < high]
-        if of:
-            parts.append(f"{low:.2f}-{min(high, 1):.2f}: {sum(of)}/{len(of)}")
-    return ", ".join(parts)
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return not patterns or any(fnmatch.fnmatch(name, f"*{pattern}*") for pattern in patterns)
 
 
-def _of(items: Iterable[bool]) -> str:
-    found = list(items)
-    return f"{sum(found)} of {len(found)} ({_share(sum(found), len(found))})"
-
-
-def _share(part: int, whole: int) -> str:
-    return f"{part / whole:.0%}" if whole else "–"  # noqa: RUF001 - as the contract writes none
+def _write(name: str, folder: Path) -> list[str]:
+    folder.mkdir()
+    return write(name, folder)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ class Answer:
         report: the content of ``report.json``; None when there is none.
         error: the last line of what the command said when it failed.
         seconds: wall time of the command.
+        held_out: nobody has tuned the doctor on it (the rule stands in ``cases/__init__.py``).
     """
 
     name: str
@@ -40,6 +41,7 @@ class Answer:
     report: dict[str, Any] | None
     error: str
     seconds: float
+    held_out: bool = False
 
     @property
     def control(self) -> bool:
@@ -117,16 +119,33 @@ def write(name: str, folder: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def ask(name: str, folder: Path) -> Answer:
-    """Put one case before ``doctor replay``, as a user would, and return what it said."""
-    arguments = write(name, folder)
+def held_out(name: str) -> bool:
+    """Say whether nobody has tuned the doctor on a case; its module says so."""
+    return bool(getattr(load(name), "HELD_OUT", False))
+
+
+def ask(name: str, arguments: list[str], folder: Path) -> Answer:
+    """Put one case before ``doctor replay``, as a user would, and return what it said.
+
+    Args:
+        name: name of the case.
+        arguments: what :func:`write` returned for it.
+        folder: where the report is written; the command makes the folder itself.
+    """
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "divergence_doctor", "replay", *arguments, "--json",
-         "--out", str(folder / "out")],
+         "--out", str(folder)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     seconds = time.perf_counter() - start
     report = json.loads(done.stdout) if done.returncode == 0 else None
     error = "" if report is not None else "\n".join(done.stderr.strip().splitlines()[-3:])
-    return Answer(name, load(name).EXPECTED, report, error, seconds)
+    return Answer(name, load(name).EXPECTED, report, error, seconds, held_out(name))
+
+
+def seconds_of_import() -> float:
+    """Return the wall time of a Python process that imports TensorFlow and ends."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import tensorflow"], capture_output=True, check=True)
+    return time.perf_counter() - start
