@@ -54,6 +54,8 @@ _AT_ZERO: Final = {
 _AT_EDGE: Final = frozenset({"Acos", "Asin", "Acosh", "Atanh", "Log1p", "Xlog1py", "Erfinv"})
 #: Units in the last place of float32 at 1: this near the edge its slope is useless.
 _EDGE: Final = 1.2e-6
+#: Which input of such an op has the domain, where that is not the first.
+_EDGE_INPUT: Final = {"Xlog1py": 1}
 _EXPONENTIALS: Final = frozenset({"Exp", "Expm1", "Sinh", "Cosh"})
 #: Ops whose element stays the same number: a departure lies before them.
 _UNCHANGED: Final = frozenset(
@@ -367,6 +369,9 @@ def _of_value(
             value = number(seams.view(made.inputs[position])[cell])
             if value <= 0 or abs(value) < ORDINARY_LEAST:
                 return position, cell, ""
+    position = _EDGE_INPUT.get(made.op_type)
+    if position is not None and danger is not Danger.BAD and position < len(made.inputs):
+        return position, _aligned(index, made, output, position), ""
     return _onward(stream, made, output, index, danger)
 
 

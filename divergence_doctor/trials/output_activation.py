@@ -18,22 +18,36 @@ if TYPE_CHECKING:
     from divergence_doctor.replay.opstream import OpStream, Spot
 
 
+#: A floor under a scale or a rate: an output far below 0 is no tiny scale to divide by.
+_FLOOR: Final = 1e-3
+#: Keras' `epsilon()`, and in half precision twice its resolution at 1.
+_EDGE: Final = {"float16": 1e-3, "bfloat16": 1e-2, "float32": 1e-7, "float64": 1e-7}
+
+
 def _softplus(x: Any) -> Any:
     import tensorflow as tf
 
-    return tf.math.softplus(x)
+    return tf.math.softplus(x) + tf.cast(_FLOOR, x.dtype)
 
 
 def _sigmoid(x: Any) -> Any:
     import tensorflow as tf
 
-    return tf.math.sigmoid(x)
+    return _inside(tf.math.sigmoid(x))
 
 
 def _softmax(x: Any) -> Any:
     import tensorflow as tf
 
-    return tf.nn.softmax(x)
+    return _inside(tf.nn.softmax(x))
+
+
+def _inside(p: Any) -> Any:
+    """Return probabilities kept from 0 and 1 as Keras' own cross-entropies keep them."""
+    import tensorflow as tf
+
+    edge = tf.cast(_EDGE[p.dtype.name], p.dtype)
+    return tf.clip_by_value(p, edge, 1 - edge)
 
 
 #: Activations whose result is positive, inside 0..1, or a distribution along the last axis.
