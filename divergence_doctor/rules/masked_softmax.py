@@ -55,8 +55,8 @@ class MaskedSoftmax(Rule):
 
     Evidence: `events` (primary, op type, NaN in its output) and `operands` of the op: its score at
     the first bad element is minus infinity, and there is neither NaN nor +Inf among the scores; a
-    softmax is NaN then only where the whole row is minus infinity, by its definition. By hand: both
-    sides of the subtraction are minus infinity; or `chain` leads from a denominator of 0 through
+    softmax is NaN then only where the whole row is minus infinity, by its definition. By hand: NaN
+    from a subtraction with minus infinity, and nothing else, on both sides; or `chain` leads from a denominator of 0 through
     the sum and the exponential to a score of minus infinity, or below -1e4, which ends as 0 in
     every dtype. Two masks of the dtype's lowest number that were added up to minus infinity, and
     the logarithm of a mask of zeros and ones, count as masks.
@@ -100,10 +100,10 @@ class MaskedSoftmax(Rule):
 
     def _softmax(self, trace: Trace, producer: Producer) -> _Masked | None:
         """Return a softmax op that was given a row of minus infinities."""
-        scores = _scores(trace, producer)
+        scores = _taken(trace, producer, 0)
         if producer.op_type not in _SOFTMAXES or not producer.nan or scores is None:
             return None
-        if scores["posinf"] > 0 or scores["nan"] > 0 or scores["value"] != -math.inf:
+        if not _only_masked(scores) or scores["value"] != -math.inf:
             return None
         return _Masked(
             producer,
@@ -117,11 +117,13 @@ class MaskedSoftmax(Rule):
 
     def _by_subtraction(self, trace: Trace, producer: Producer) -> _Masked | None:
         """Return minus infinity minus the row's largest score, also minus infinity."""
-        scores, largest = _scores(trace, producer), producer.input(1)
+        scores, largest = _taken(trace, producer, 0), _taken(trace, producer, 1)
         if producer.op_type != "Sub" or not producer.nan or scores is None or largest is None:
             return None
-        both = scores["value"] == largest.value == -math.inf
-        if not both or largest.origin_name not in _OF_ROW or largest.size >= scores["size"]:
+        # Without NaN and +Inf on either side, NaN is made only where both are minus infinity.
+        both = all(_only_masked(taken) for taken in (scores, largest))
+        of_row = largest["origin_name"] in _OF_ROW and largest["size"] < scores["size"]
+        if not both or not of_row:
             return None
         return _Masked(
             producer,
@@ -185,7 +187,7 @@ class MaskedSoftmax(Rule):
     def _makes_mask(self, trace: Trace, producer: Producer) -> bool:
         operands = producer.all("input")
         if producer.op_type == "Log":
-            scores = _scores(trace, producer)
+            scores = _taken(trace, producer, 0)
             return scores is not None and _zeros_and_ones(scores)
         if producer.op_type not in {"Add", "AddV2", "Sub"} or not operands:
             return False
@@ -258,12 +260,17 @@ _REMEDIES: Final = (
 )
 
 
-def _scores(trace: Trace, producer: Producer) -> dict[str, Any] | None:
-    """Return the row of the producer's first input, with its counts of NaN and of either Inf."""
+def _taken(trace: Trace, producer: Producer, position: int) -> dict[str, Any] | None:
+    """Return the row of one of the producer's inputs, with its counts of NaN and of either Inf."""
     rows = trace.table("operands").select(
-        step=producer.step, op=producer.op, role="input", position=0
+        step=producer.step, op=producer.op, role="input", position=position
     )
     return rows.row(0) if len(rows) else None
+
+
+def _only_masked(operand: dict[str, Any]) -> bool:
+    """Say whether minus infinity is all that is not finite among the operand's elements."""
+    return bool(operand["neginf"] > 0 and operand["posinf"] <= 0 and operand["nan"] <= 0)
 
 
 def _zeros_and_ones(operand: dict[str, Any]) -> bool:

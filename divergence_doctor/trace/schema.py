@@ -336,6 +336,11 @@ TABLES: Final[dict[str, TableSpec]] = {
                 Column(
                     "primary", "bool", "the first producer of what reached loss, gradient or state"
                 ),
+                Column(
+                    "divides",
+                    "bool",
+                    "its layer divides by what the (forward) op put out; primary only",
+                ),
                 Column("element", "str", "index of the first bad element"),
                 Column(
                     "samples", "str", "samples of the batch that hold bad elements, as a JSON list"

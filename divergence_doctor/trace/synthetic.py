@@ -92,6 +92,7 @@ class SyntheticEvent:
     outputs: Sequence[ArrayLike] = ()
     step: int | None = None
     layer_class: str = ""
+    divides: bool = False
     #: Rows of table ``chain``, nearest first.
     chain: Sequence[Mapping[str, Any]] = ()
 
@@ -364,6 +365,7 @@ def _event(builder: TraceBuilder, run: SyntheticRun, order: int, event: Syntheti
         origin_name=event.origin_name or event.op_type,
         reaches=event.reaches,
         primary=event.primary,
+        divides=event.divides,
         element="0",
         samples=json.dumps(list(event.samples)),
     )
