@@ -31,6 +31,7 @@ class Link:
         layer, phase, source: where the op ran.
         value: the element on the way; NaN where none could be followed.
         size: elements of the tensor.
+        beside: op that made the other side of a product or a choice.
     """
 
     what: str
@@ -40,6 +41,7 @@ class Link:
     source: str
     value: float
     size: int
+    beside: str = ""
 
 
 def links_of(trace: Trace, producer: Producer) -> tuple[Link, ...]:
@@ -55,6 +57,7 @@ def links_of(trace: Trace, producer: Producer) -> tuple[Link, ...]:
             source=row["source"],
             value=float(row["value"]) if row["followed"] else float("nan"),
             size=int(row["size"]),
+            beside=str(row.get("beside", "")),
         )
         for row in ordered
     )

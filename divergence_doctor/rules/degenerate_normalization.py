@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
 from divergence_doctor.rules._links import MOVES, Link, links_of
@@ -16,7 +17,7 @@ from divergence_doctor.rules._producer import (
     primary_of,
     producer_of,
 )
-from divergence_doctor.rules._rule import Evidence, Example, Finding, Proof, Rule, Site
+from divergence_doctor.rules._rule import Example, Finding, Proof, Rule, Site
 from divergence_doctor.rules._singular import DIVISIONS, negligible
 from divergence_doctor.trace.synthetic import SyntheticEvent, training_trace
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from divergence_doctor.trace import Trace
 
 #: Ops between a variance and the division by its root: the root, a guard, another shape.
-_GUARDING: Final = frozenset({"Sqrt", "Add", "AddV2", "Maximum", "SelectV2", *MOVES})
+_GUARDING: Final = frozenset({"Sqrt", "Pow", "Add", "AddV2", "Maximum", "SelectV2", *MOVES})
+_ROOTS: Final = frozenset({"Sqrt", "Pow"})
 #: Ops that square what a variance is the mean of.
 _SQUARES: Final = frozenset({"Square", "Mul", "Pow"})
 #: A mean by hand: the sum, over n or n - 1.
@@ -51,9 +53,9 @@ class DegenerateNormalization(Rule):
 
     Why it diverges: where all values that are normalised together are alike, their variance is 0:
     a padded row, a constant feature, a map of one pixel, a batch of one. 0 / sqrt(0 + epsilon) is 0
-    with a sane epsilon and NaN without one. An epsilon that is added after the root leaves the
-    derivative of sqrt at 0, which is infinite; a very small one multiplies the gradient by
-    1 / sqrt(epsilon) instead, step after step.
+    with a sane epsilon and NaN without one. An epsilon that is added after the root,
+    `variance**0.5 + 1e-6`, leaves the derivative of the root at 0, which is infinite; a very small
+    one multiplies the gradient by 1 / sqrt(epsilon) instead, step after step.
 
     Evidence: `events` (primary, op type, layer class) and the denominator in `operands`, as good as
     zero: below 1/sqrt(max) of its dtype (5.4e-20 in float32). For a Keras layer its `layers/config`
@@ -224,8 +226,10 @@ class DegenerateNormalization(Rule):
 
 def _deviation(producer: Producer) -> Operand | None:
     """Return what is as good as 0 below the line, or under the root whose slope went bad."""
-    if producer.derivative and producer.op_type == "Sqrt":
+    if producer.op_type in _ROOTS:
+        slope = producer.derivative or _exponent(producer) < 0
         found = producer.input(0) or next(iter(producer.all("output")), None)
+        found = found if slope and _exponent(producer) < 1 else None
     else:
         found = producer.input(DIVISIONS.get(producer.op_type, -1))
     if found is None:
@@ -237,6 +241,13 @@ def _deviation(producer: Producer) -> Operand | None:
 
 
 _RSQRT: Final = 1e-25
+
+
+def _exponent(producer: Producer) -> float:
+    """Return the power that is taken; 0.5 where it is a square root or not on record."""
+    exponent = producer.input(1) if producer.op_type == "Pow" else None
+    value = exponent.smallest() if exponent is not None else math.nan
+    return value if math.isfinite(value) else 0.5
 
 
 def _epsilon(trace: Trace, producer: Producer) -> float | None:
@@ -260,6 +271,8 @@ def _variance(links: tuple[Link, ...]) -> _Variance | None:
     rest = list(links)
     while rest and rest[0].name in _GUARDING and rest[0].what == "op":
         rest.pop(0)
+    if len(rest) > 2 and rest[0].name == "Sub":
+        return _of_moments(rest)
     if rest and rest[0].name in _SCALED:
         rest.pop(0)
         kind = "Sum"
@@ -273,16 +286,29 @@ def _variance(links: tuple[Link, ...]) -> _Variance | None:
     )
     if not centred:
         return None
-    values = squared.size // averaged.size if averaged.size > 0 and squared.size > 0 else 0
-    return _Variance(averaged, values)
+    return _Variance(averaged, _ratio(squared, averaged))
+
+
+def _of_moments(links: list[Link]) -> _Variance | None:
+    """Return the variance where it is the mean of squares minus the square of the mean."""
+    difference, first, second = links[:3]
+    mean_first = first.name == "Mean" and second.name in _SQUARES
+    if not mean_first and not (first.name in _SQUARES and second.name == "Mean"):
+        return None
+    whole = links[3] if not mean_first and len(links) > 3 else second
+    return _Variance(difference, _ratio(whole, difference))
+
+
+def _ratio(values: Link, mean: Link) -> int:
+    return values.size // mean.size if mean.size > 0 and values.size > 0 else 0
 
 
 def _normalises(trace: Trace, producer: Producer) -> bool:
     """Say whether what was divided is what was centred, or the root is divided by later."""
-    if producer.derivative and producer.op_type == "Sqrt":
+    if producer.derivative and producer.op_type in _ROOTS:
         rows = trace.table("events").select(step=producer.step, op=producer.op)
         return bool(len(rows) and "divides" in rows and rows["divides"][0])
-    if producer.op_type in {"Rsqrt", "Reciprocal", "Inv"}:
+    if producer.op_type in {"Rsqrt", "Reciprocal", "Inv", "Pow"}:
         return True
     numerator = producer.input(0)
     centred = numerator is not None and numerator.origin_name in {"Sub", *MOVES}
@@ -302,7 +328,7 @@ def _growth(trace: Trace, layer: str) -> float:
     largest = 0.0
     for step in sorted(set(found["step"].tolist())):
         rows = sorted(found.select(step=step).rows(), key=lambda row: int(row["order"]))
-        for before, row in zip(rows, rows[1:], strict=False):
+        for before, row in pairwise(rows):
             behind, ahead = float(row["absmax"]), float(before["absmax"])
             if row["layer"] == layer and behind > 0 and math.isfinite(ahead / behind):
                 largest = max(largest, ahead / behind)

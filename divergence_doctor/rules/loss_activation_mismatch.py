@@ -306,26 +306,32 @@ def _from_operand(operand: Operand, value: float) -> tuple[Link, ...]:
 def _handed_on(kind: str, result: float, operand: float, edge: float) -> bool | None:
     """Say whether an op of the loss handed a number on (False), as 1 minus it (True), or neither.
 
-    A guard added to a number that ends as exactly 0 did not guard; then something else was added.
+    Of a product or quotient below 0 one side is negative: the one that is. `log1p(-p)` is the log
+    of 1 - p.
     """
-    if kind in {"Mul", "RealDiv", "Xdivy", "DivNoNan"}:
-        # Of a product or quotient below 0 one side is negative: this one.
-        return False if result < 0 and operand < 0 else None
-    if kind in _SELECTING:
-        return False if result == operand else None
     if kind == "Neg":
-        # log1p(-p) is the log of 1 - p.
         return True if edge < 0 else None
     if kind in {"Add", "AddV2", "Sub"}:
-        if result == 0:
-            return None
-        room = _ROUNDING * max(1.0, abs(operand))
-        shift = result - operand
-        if abs(shift) <= _GUARD or abs(abs(shift) - _WHOLE) <= room:
-            return False
-        if kind == "Sub" and abs(result - (_WHOLE - operand)) <= _GUARD + room:
-            return True
-    return None
+        return _shifted(kind, result, operand)
+    if kind in _SELECTING:
+        return False if result == operand else None
+    signed = kind in {"Mul", "RealDiv", "Xdivy", "DivNoNan"} and result < 0
+    return False if signed and operand < 0 else None
+
+
+def _shifted(kind: str, result: float, operand: float) -> bool | None:
+    """Say so of a sum: with an epsilon or 1 the number is handed on, and 1 - p turns it.
+
+    A guard added to a number that ends as exactly 0 did not guard; then something else was added.
+    """
+    room = _ROUNDING * max(1.0, abs(operand))
+    shift = result - operand
+    if result == 0:
+        return None
+    if abs(shift) <= _GUARD or abs(abs(shift) - _WHOLE) <= room:
+        return False
+    turned = kind == "Sub" and abs(result - (_WHOLE - operand)) <= _GUARD + room
+    return True if turned else None
 
 
 def _judged(trace: Trace, link: Link, *, turned: bool) -> _Output | None:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
-from divergence_doctor.rules._links import MOVES, links_of
+from divergence_doctor.rules._links import MOVES, Link, links_of
 from divergence_doctor.rules._producer import bad_output, left_out, measured, producer_of, read
 from divergence_doctor.rules._rule import Example, Finding, Proof, Rule
 from divergence_doctor.trace.synthetic import SyntheticEvent, training_trace
@@ -25,6 +25,10 @@ _LARGE: Final = -1e9
 #: The same for a softmax by hand that does not take the row's largest score away first: exp(-50) is
 #: 2e-22, nothing beside exp of an ordinary score, and still a number to divide by.
 _ORDINARY: Final = -50.0
+#: What a mask by multiplication may leave of an exponential: nothing beside an ordinary one.
+_LEFT: Final = 1e-9
+#: A sum of exponentials that were masked after they were taken.
+_OPENED: Final = (["Sum", "Mul"], ["Sum", "SelectV2"])
 
 
 @final
@@ -56,10 +60,11 @@ class MaskedSoftmax(Rule):
     Evidence: `events` (primary, op type, NaN in its output) and `operands` of the op: its score at
     the first bad element is minus infinity, and there is neither NaN nor +Inf among the scores; a
     softmax is NaN then only where the whole row is minus infinity, by its definition. By hand: NaN
-    from a subtraction with minus infinity, and nothing else, on both sides; or `chain` leads from a denominator of 0 through
-    the sum and the exponential to a score of minus infinity, or below -1e4, which ends as 0 in
-    every dtype. Two masks of the dtype's lowest number that were added up to minus infinity, and
-    the logarithm of a mask of zeros and ones, count as masks.
+    from a subtraction with minus infinity, and nothing else, on both sides; or `chain` leads from a
+    denominator of 0 through the sum and the exponential to a score of minus infinity, or below
+    -1e4, which ends as 0 in every dtype, or to a product with 0 whose other side is an exponential
+    (`chain/beside`). Two masks of the dtype's lowest number that were added up to minus infinity,
+    and the logarithm of a mask of zeros and ones, count as masks.
 
     Fix: mask with a large finite number, `tf.where(mask, scores, -1e9)` (-1e4 in float16): a row
     of which nothing is left becomes uniform instead of NaN. Then take the row out by its weight,
@@ -143,7 +148,10 @@ class MaskedSoftmax(Rule):
         if any(part.value != 0 for part in parts):
             return None
         steps = [link for link in links_of(trace, producer) if link.name not in MOVES]
-        if [link.name for link in steps[:2]] != ["Sum", "Exp"] or len(steps) < 3:
+        names = [link.name for link in steps[:2]]
+        if names in _OPENED and steps[1].value == 0 and steps[1].beside == "Exp":
+            return self._by_product(producer, steps[1])
+        if names != ["Sum", "Exp"] or len(steps) < 3:
             return None
         power, score = steps[1], steps[2]
         masked = score.value == -math.inf or score.value <= self.MASK
@@ -157,6 +165,19 @@ class MaskedSoftmax(Rule):
             f"divided 0 by a sum of exponentials that are all 0, for the mask has made the scores "
             f"{score.value:g}",
             _proof("Exp", power.layer, power.source, floor=_ORDINARY),
+            self.SEEN,
+        )
+
+    def _by_product(self, producer: Producer, masked: Link) -> _Masked:
+        """Return 0 divided by a sum of exponentials that a mask of zeros was multiplied with."""
+        below = producer.all("input")[1]
+        return _Masked(
+            producer,
+            0.0,
+            below.zero,
+            below.size,
+            "divided 0 by a sum of exponentials of which the mask has left none",
+            _proof(masked.name, masked.layer, masked.source, where="result", floor=_LEFT),
             self.SEEN,
         )
 
@@ -178,9 +199,7 @@ class MaskedSoftmax(Rule):
             if producer.op_type != "Log"
             else "was given a row in which every score is minus infinity, the logarithm of the "
             "zeros of a mask",
-            _proof(
-                producer.op_type, producer.layer, producer.source, where="result", floor=_LARGE
-            ),
+            _proof(producer.op_type, producer.layer, producer.source, where="result", floor=_LARGE),
             self.MADE,
         )
 
@@ -225,6 +244,7 @@ class MaskedSoftmax(Rule):
             Example("the same row left out of the loss", _dropped),
             Example("minus infinity minus the largest score of its row", _subtracted),
             Example("0 by a sum of exponentials of masked scores", _quotient),
+            Example("0 by a sum of exponentials that a mask was multiplied with", _product),
             Example("two masks of the lowest float32 added up", _added),
             Example("the logarithm of a mask of zeros and ones", _logged),
         )
@@ -239,6 +259,7 @@ class MaskedSoftmax(Rule):
             Example("a mask whose rows all keep an entry, told as harmless", _causal),
             Example("0 by a sum of exponentials of very low, unmasked scores", _low),
             Example("the mean over an empty mask", _empty_mean),
+            Example("a weighted mean whose weights are all masked", _weighted_mean),
             Example("the logarithm of probabilities of which one is 0", _probabilities),
         )
 
@@ -364,6 +385,30 @@ def _quotient() -> Trace:
     return _by_hand(-1e9, "SelectV2")
 
 
+def _product() -> Trace:
+    return _weighted("Exp")
+
+
+def _weighted(beside: str) -> Trace:
+    event = SyntheticEvent(
+        "RealDiv",
+        phase="forward",
+        layer="attention",
+        inputs=([0.0, 0.0], [0.0]),
+        input_values=(0.0, 0.0),
+        chain=[
+            {"name": "Sum", "layer": "attention", "value": 0.0},
+            {"name": "Mul", "layer": "attention", "value": 0.0, "beside": beside},
+            {"what": "batch", "name": "mask", "value": 0.0},
+        ],
+    )
+    return _lost(event)
+
+
+def _weighted_mean() -> Trace:
+    return _weighted("MatMul")
+
+
 def _low() -> Trace:
     return _by_hand(-200.0, "BiasAdd")
 
@@ -433,5 +478,3 @@ def _causal() -> Trace:
         "SelectV2", produced=False, origin="constant", reaches="", primary=False, outputs=([-_INF],)
     )
     return training_trace(outcome="healthy", events=(event,))
-
-

@@ -387,6 +387,11 @@ TABLES: Final[dict[str, TableSpec]] = {
                 Column("value", "float", "its value; NaN where no element could be followed"),
                 Column("through", "str", "how the next nearer link was made from it, in words"),
                 Column(
+                    "beside",
+                    "str",
+                    "of a product or a choice, the op type that made the other side; empty if none",
+                ),
+                Column(
                     "ordinary_low", "float", "least magnitude that is ordinary here; 0 where any is"
                 ),
                 Column("ordinary_high", "float", "largest magnitude that is ordinary here"),

@@ -93,9 +93,7 @@ def _real(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda x: change(x) if x.dtype.is_floating else x
 
 
-def _outputs(
-    stream: OpStream, layer: str, kind: str, source: str | None
-) -> list[tuple[Spot, int]]:
+def _outputs(stream: OpStream, layer: str, kind: str, source: str | None) -> list[tuple[Spot, int]]:
     """Return the last op, of a kind and line if they are named, of each call of a layer."""
     last: dict[int, tuple[Spot, int]] = {}
     for op, spot in zip(stream.ops, stream.spots(), strict=True):
