@@ -102,13 +102,14 @@ class LossActivationMismatch(Rule):
     not active, and log(0) and x/0 are infinite. It fails in the first steps, or as soon as one
     unit falls silent.
 
-    Evidence: the first bad op of the step ran in the loss, and its operand is followed back
-    (`chain`) through ops that hand it on, an epsilon of at most 1e-3 or a 1 - p, to the last op of
-    a layer. What that op can put out is a fact of the activation: below 0 for linear, tanh,
-    softsign, elu, selu, leaky_relu; exactly 0, and not by rounding, for relu. A sigmoid, softmax,
-    softplus or exp that has reached 0 has saturated (`log-of-zero`). Without such an op: a built-in
-    loss for probabilities (`targets`) on an output of an unbounded activation and without
-    from_logits, which has to be proven by a trial.
+    Evidence: the first bad op of the step ran in the loss (or in a layer that adds one: what came
+    of it ends there as a scalar), and its operand is followed back (`chain`) through ops that hand
+    it on, an epsilon of at most 1e-3 or a 1 - p, to the last op of a layer. What that op can put
+    out is a fact of the activation: below 0 for linear, tanh, softsign, elu, selu, leaky_relu;
+    exactly 0, and not by rounding, for relu. A sigmoid, softmax, softplus or exp that has reached 0
+    has saturated (`log-of-zero`). Without such an op: a built-in loss for probabilities (`targets`)
+    on an output of an unbounded activation and without from_logits, which has to be proven by a
+    trial.
 
     Fix: end in what the loss is made for: `Dense(1, activation="softplus")` (or `"exponential"`)
     for a rate, a scale or a variance, `activation="sigmoid"` or `"softmax"` for probabilities; or
@@ -141,7 +142,7 @@ class LossActivationMismatch(Rule):
     def examine(self, trace: Trace) -> Finding | None:
         """Return the output that the loss cannot take, or None."""
         producer = forward_fault(trace)
-        if producer is not None and producer.phase == "loss":
+        if producer is not None and _in_a_loss(trace, producer):
             operand = _dangerous(producer)
             found = None if operand is None else _output(trace, producer, operand)
             if operand is not None and found is not None:
@@ -235,6 +236,7 @@ class LossActivationMismatch(Rule):
             Example("a scale of exactly 0 out of a ReLU, sliced out of the output", _scale),
             Example("the log of 1 - p of a linear output above 1", _complement),
             Example("a division by the 0 of a ReLU", _divided),
+            Example("the log of a linear variance in a layer that adds a loss", _added),
             Example("the root of a linear width below 0, told with less confidence", _width),
             Example("a run that diverged on raw scores fed as probabilities", _raw),
         )
@@ -249,7 +251,7 @@ class LossActivationMismatch(Rule):
             Example("a label below 0", _label),
             Example("the difference of label and output", _difference),
             Example("the sum of a count and a ReLU's zeros below the line", _empty_dice),
-            Example("a logarithm inside a layer", _inside),
+            Example("a logarithm inside a layer whose result goes on", _inside),
             Example("the slope of a root at the 0 of a ReLU", _slope),
         )
 
@@ -275,22 +277,37 @@ def _dangerous(producer: Producer) -> Operand | None:
     return None
 
 
+def _in_a_loss(trace: Trace, producer: Producer) -> bool:
+    """Say whether an op ran in the loss, or in a layer that adds one: it ends there as a scalar."""
+    if producer.phase != "forward" or not producer.layer:
+        return producer.phase == "loss"
+    rows = trace.table("events").select(step=producer.step, derivative=False, phase="forward")
+    later = rows.where(rows["op"] > producer.op)
+    if not len(later) or set(later["layer"].tolist()) != {producer.layer}:
+        return False
+    last = max(later.rows(), key=lambda row: int(row["op"]))
+    return bool(last["element"] == "")
+
+
 def _output(trace: Trace, producer: Producer, operand: Operand) -> _Output | None:
     """Return the layer's output that the operand is, seen through what only hands it on."""
     edge = LOGARITHMS.get(producer.op_type, (0, 0.0))[1]
     value, turned = operand.nearest(edge), False
     links = links_of(trace, producer) or _from_operand(operand, value)
-    previous = ""
+    previous = beside = ""
     for link in links:
         if link.what != "op" or not math.isfinite(link.value):
             return None
         if previous and previous not in MOVES:
-            handed = _handed_on(previous, value, link.value, edge)
+            squared = previous == "Square" or beside == link.name
+            nothing = squared and value == link.value == 0
+            handed = False if nothing else _handed_on(previous, value, link.value, edge)
             if handed is None:
                 return None
             turned ^= handed
-        value, previous = link.value, link.name
-        if link.layer and link.phase == "forward" and link.name not in MOVES:
+        value, previous, beside = link.value, link.name, link.beside
+        outside = link.layer and link.layer != producer.layer and link.phase == "forward"
+        if outside and link.name not in MOVES:
             return _judged(trace, link, turned=turned)
     return None
 
@@ -528,10 +545,26 @@ def _empty_dice() -> Trace:
 
 
 def _inside() -> Trace:
+    return _in_layer(SyntheticEvent("Mul", phase="forward", layer="kl", **_CARRIED))
+
+
+def _added() -> Trace:
+    return _in_layer(SyntheticEvent("Mean", phase="forward", layer="kl", element="", **_CARRIED))
+
+
+_CARRIED: Final = {"produced": False, "primary": False, "origin_name": "Log"}
+
+
+def _in_layer(then: SyntheticEvent) -> Trace:
     event = SyntheticEvent(
-        "Log", phase="forward", layer="dense_1", inputs=([-1.0],), chain=(_link("Tanh", -1.0),)
+        "Log",
+        phase="forward",
+        layer="kl",
+        inputs=([-0.3, 0.2],),
+        input_values=(-0.3,),
+        chain=(_link("BiasAdd", -0.3, "variance"),),
     )
-    return _lost(event)
+    return training_trace(losses=(math.nan,), events=(event, then))
 
 
 def _slope() -> Trace:

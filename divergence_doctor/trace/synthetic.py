@@ -93,6 +93,7 @@ class SyntheticEvent:
     step: int | None = None
     layer_class: str = ""
     divides: bool = False
+    element: str = "0"
     #: Rows of table ``chain``, nearest first.
     chain: Sequence[Mapping[str, Any]] = ()
 
@@ -366,7 +367,7 @@ def _event(builder: TraceBuilder, run: SyntheticRun, order: int, event: Syntheti
         reaches=event.reaches,
         primary=event.primary,
         divides=event.divides,
-        element="0",
+        element=event.element,
         samples=json.dumps(list(event.samples)),
     )
     for number, link in enumerate(event.chain):

@@ -132,6 +132,33 @@ def test_the_log1p_of_minus_a_linear_output_is_followed_to_its_layer(keras, case
     assert (main.finding.cause, main.finding.site.op) == ("loss-activation-mismatch", "Xlog1py")
 
 
+def test_a_linear_variance_in_a_layer_that_adds_a_loss_is_mended_too(keras, case):
+    import tensorflow as tf
+
+    class Likelihood(keras.layers.Layer):
+        def call(self, variance):
+            self.add_loss(tf.reduce_mean(variance - tf.math.log(variance)))
+            return variance
+
+    inputs = keras.Input((4,))
+    variance = Likelihood(name="likelihood")(keras.layers.Dense(2, name="variance")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(1)(variance))
+    model.compile("sgd", "mse")
+    main = judged(*case(model, x=X, y=Y))
+    assert (main.finding.cause, main.confirmed) == ("loss-activation-mismatch", True)
+    assert (main.finding.stage, main.finding.site.layer) == ("loss", "likelihood")
+
+
+def test_a_logarithm_in_a_layer_whose_result_goes_on_stays_one(keras, case, net):
+    layers = (
+        keras.layers.Dense(2, name="first"),
+        keras.layers.Lambda(keras.ops.log, name="log"),
+        keras.layers.Dense(1),
+    )
+    main = judged(*case(net(*layers), x=X, y=Y))
+    assert (main.finding.cause, main.finding.site.layer) == ("log-of-zero", "log")
+
+
 def test_without_such_a_layer_nothing_is_run(keras, case, net):
     bench, _ = case(net(keras.layers.Dense(1, name="rate"), loss="poisson"), x=X, y=COUNTS)
     assert run("output-activation", bench, layer="other").outcome == "not-run"
