@@ -552,7 +552,7 @@ def _added() -> Trace:
     return _in_layer(SyntheticEvent("Mean", phase="forward", layer="kl", element="", **_CARRIED))
 
 
-_CARRIED: Final = {"produced": False, "primary": False, "origin_name": "Log"}
+_CARRIED: Final[dict[str, Any]] = {"produced": False, "primary": False, "origin_name": "Log"}
 
 
 def _in_layer(then: SyntheticEvent) -> Trace:
