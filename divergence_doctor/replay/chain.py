@@ -41,6 +41,8 @@ _DATA_INPUT: Final = {
     **dict.fromkeys(("Conv2DBackpropFilter", "Conv3DBackpropFilterV2"), 2),
     **dict.fromkeys(("DepthwiseConv2dNativeBackpropInput", "MaxPoolGrad"), 2),
 }
+#: Products and choices: what stood on the other side tells what was masked.
+_TWO_SIDED: Final = frozenset({"Mul", "MulNoNan", "SelectV2", "Select"})
 #: Ops that bring in a variable.
 _READS: Final = frozenset({"ReadVariableOp", "ResourceGather", "ResourceGatherNd"})
 
@@ -54,6 +56,8 @@ _AT_ZERO: Final = {
 _AT_EDGE: Final = frozenset({"Acos", "Asin", "Acosh", "Atanh", "Log1p", "Xlog1py", "Erfinv"})
 #: Units in the last place of float32 at 1: this near the edge its slope is useless.
 _EDGE: Final = 1.2e-6
+#: Which input of such an op has the domain, where that is not the first.
+_EDGE_INPUT: Final = {"Xlog1py": 1}
 _EXPONENTIALS: Final = frozenset({"Exp", "Expm1", "Sinh", "Cosh"})
 #: Ops whose element stays the same number: a departure lies before them.
 _UNCHANGED: Final = frozenset(
@@ -87,6 +91,7 @@ class Link:
         index: the element on the way; None where the op could not be followed.
         value: that element's value; NaN where there is none.
         through: how the next nearer link came from it, in words.
+        beside: op that made what it was multiplied with, or what was selected in its place.
     """
 
     what: str
@@ -98,6 +103,7 @@ class Link:
     index: Index | None = None
     value: float = math.nan
     through: str = ""
+    beside: str = ""
 
 
 def measure(bench: Bench, event: Event, step: int, builder: TraceBuilder) -> None:
@@ -136,6 +142,7 @@ def measure(bench: Bench, event: Event, step: int, builder: TraceBuilder) -> Non
                 index=",".join(_spelled(link)),
                 value=link.value,
                 through=link.through,
+                beside=link.beside,
                 ordinary_low=low,
                 ordinary_high=high,
                 departed=place == departed,
@@ -218,9 +225,21 @@ def _walk(stream: OpStream, recording: Recording, start: _Start) -> list[Link]:
         if onward is None:
             break
         position, index, through = onward
+        links[-1] = replace(link, beside=_beside(recording, maker, position))
         danger = turned(maker, position, danger)
         tensor = maker.inputs[position]
     return links
+
+
+def _beside(recording: Recording, made: Made, position: int) -> str:
+    """Return the op that made the other side of a product or a choice; empty where none did."""
+    if made.op_type not in _TWO_SIDED:
+        return ""
+    sides = [place for place, tensor in enumerate(made.inputs) if tensor.dtype.is_floating]
+    others = [
+        _before_taps(recording, made.inputs[place])[1] for place in sides if place != position
+    ]
+    return next((found[0].op_type for found in others if found is not None), "")
 
 
 def _cell(link: Link, found: tuple[Made, int] | None) -> Link:
@@ -367,6 +386,9 @@ def _of_value(
             value = number(seams.view(made.inputs[position])[cell])
             if value <= 0 or abs(value) < ORDINARY_LEAST:
                 return position, cell, ""
+    position = _EDGE_INPUT.get(made.op_type)
+    if position is not None and danger is not Danger.BAD and position < len(made.inputs):
+        return position, _aligned(index, made, output, position), ""
     return _onward(stream, made, output, index, danger)
 
 

@@ -53,6 +53,14 @@ _READ_BY_DERIVATIVE = frozenset(
 )
 #: Ops that divide, with the place of the denominator.
 _DIVIDES = {"RealDiv": 1, "Div": 1, "DivNoNan": 1, "Xdivy": 1}
+#: Ops that put out 1 over what they take in, and ops that guard a divisor or hand it on.
+_INVERTS = frozenset({"Reciprocal", "Inv"})
+_GUARDS = frozenset(
+    {
+        *("Add", "AddV2", "Maximum", "SelectV2", "ClipByValue", "Identity", "Reshape", "Squeeze"),
+        *("ExpandDims", "BroadcastTo", "Cast"),
+    }
+)
 #: Phases in which a model divides: an optimizer's own quotients are no matter of the model's.
 _FORWARDS = frozenset({"forward", "loss"})
 #: Guards that people write below the line, 1e-6 and less, and a quotient that no such guard is
@@ -493,6 +501,7 @@ class OpStream:
                     "reaches": event.reaches,
                     "term": event.term,
                     "primary": event.primary,
+                    "divides": event.primary and self._divides(op),
                     "element": event.element,
                     "samples": json.dumps(list(event.samples)),
                     "message": event.message,
@@ -596,6 +605,25 @@ class OpStream:
                 "samples": json.dumps(_listed(bad if key in self._samples else None)),
             }
         )
+
+    def _divides(self, op: Op) -> bool:
+        """Say whether its layer divides by an op's result: by itself, guarded, or reshaped."""
+        first = op.derivative_of if op.derivative_of >= 0 else self.ops.index(op)
+        known, place = set(self.ops[first].outputs), self.ops[first].place
+        for later in self.ops[first + 1 :]:
+            if later.derivative_of >= 0 or later.phase not in _FORWARDS:
+                continue
+            if (later.place.layer, later.place.call) != (place.layer, place.call):
+                continue
+            ins = [self.untapped(key) for key in later.inputs]
+            below = _DIVIDES.get(later.op_type)
+            if below is not None and below < len(ins) and ins[below] in known:
+                return True
+            if later.op_type in _INVERTS and ins and ins[0] in known:
+                return True
+            if later.op_type in _GUARDS and known.intersection(ins):
+                known.update(later.outputs)
+        return False
 
     def output_of(self, key: int) -> tuple[int, int] | None:
         """Return (op, output) that made a tensor, also one seen through a tap; None for a leaf."""

@@ -11,7 +11,7 @@ from divergence_doctor._clean import clean
 from divergence_doctor.replay._seams import forget_global_seed_generator, values_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from numpy.typing import NDArray
 
@@ -26,6 +26,13 @@ def layer_path(layer: Any, root: Any) -> str:
     if layer is not root:
         path = path.removeprefix(f"{root.name}/")
     return clean(path)
+
+
+def layers_at(root: Any, paths: Collection[str]) -> list[Any]:
+    """Return the layers of a model, nested ones too, that go by these paths."""
+    wanted = set(paths)
+    every = root._flatten_layers(include_self=False)  # noqa: SLF001 - Keras has no public walk through nested layers
+    return [layer for layer in every if layer_path(layer, root) in wanted]
 
 
 def optimizers_of(model: Any) -> list[Any]:

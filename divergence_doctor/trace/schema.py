@@ -336,6 +336,11 @@ TABLES: Final[dict[str, TableSpec]] = {
                 Column(
                     "primary", "bool", "the first producer of what reached loss, gradient or state"
                 ),
+                Column(
+                    "divides",
+                    "bool",
+                    "its layer divides by what the (forward) op put out; primary only",
+                ),
                 Column("element", "str", "index of the first bad element"),
                 Column(
                     "samples", "str", "samples of the batch that hold bad elements, as a JSON list"
@@ -381,6 +386,11 @@ TABLES: Final[dict[str, TableSpec]] = {
                 ),
                 Column("value", "float", "its value; NaN where no element could be followed"),
                 Column("through", "str", "how the next nearer link was made from it, in words"),
+                Column(
+                    "beside",
+                    "str",
+                    "of a product or a choice, the op type that made the other side; empty if none",
+                ),
                 Column(
                     "ordinary_low", "float", "least magnitude that is ordinary here; 0 where any is"
                 ),

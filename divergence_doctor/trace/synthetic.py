@@ -91,6 +91,11 @@ class SyntheticEvent:
     input_makers: Sequence[str] = ()
     outputs: Sequence[ArrayLike] = ()
     step: int | None = None
+    layer_class: str = ""
+    divides: bool = False
+    element: str = "0"
+    #: Rows of table ``chain``, nearest first.
+    chain: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,7 @@ class SyntheticRun:
         raised: message of an exception that ended the last step.
         divisions: rows of table ``divisions``.
         executions: rows of table ``executions``.
+        configs: configs of layers by path.
     """
 
     losses: Sequence[float] = (1.0, 0.9)
@@ -139,6 +145,7 @@ class SyntheticRun:
     trials: Sequence[Mapping[str, Any]] = ()
     divisions: Sequence[Mapping[str, Any]] = ()
     executions: Sequence[Mapping[str, Any]] = ()
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     context: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -231,6 +238,7 @@ def _layers(builder: TraceBuilder, run: SyntheticRun) -> None:
             activation=activation,
             dtype=run.dtype,
             parameters=64,
+            config=json.dumps(run.configs.get(layer, {})),
         )
         shape = generator.normal(size=(8, 8))
         for step in range(len(run.losses)):
@@ -347,7 +355,7 @@ def _event(builder: TraceBuilder, run: SyntheticRun, order: int, event: Syntheti
         phase=event.phase,
         derivative=event.derivative,
         layer=event.layer,
-        layer_class="",
+        layer_class=event.layer_class,
         call=0 if event.layer else -1,
         source=event.source,
         nan=sum(int(np.isnan(value).sum()) for value in outputs),
@@ -358,9 +366,13 @@ def _event(builder: TraceBuilder, run: SyntheticRun, order: int, event: Syntheti
         origin_name=event.origin_name or event.op_type,
         reaches=event.reaches,
         primary=event.primary,
-        element="0",
+        divides=event.divides,
+        element=event.element,
         samples=json.dumps(list(event.samples)),
     )
+    for number, link in enumerate(event.chain):
+        followed = {"what": "op", "phase": "forward", "followed": True}
+        builder.add("chain", **{"step": step, "op": order, "link": number, **followed, **link})
     for position, value in enumerate(event.inputs):
         at = event.input_values[position] if position < len(event.input_values) else math.nan
         makers = event.input_makers

@@ -109,6 +109,7 @@ DOMAINS: Final[Mapping[str, tuple[int, Callable[[Any], Any]]]] = {
     "Log": (0, _at_least()),
     "Log1p": (0, _at_least(-1.0)),
     "Xlogy": (1, _at_least()),
+    "Xlog1py": (1, _at_least(-1.0)),
     "LogSoftmax": (0, _no_less_than(-100.0)),
     "Sqrt": (0, _at_least()),
     "Rsqrt": (0, _at_least()),

@@ -299,3 +299,36 @@ def test_the_run_for_the_chain_leaves_the_state_as_it_was(keras, chain):
     chain(model, x=np.ones((2, 2)), y=np.zeros((2, 1)))
     for variable, value in zip(model.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
+
+
+def test_it_goes_through_what_must_stay_above_minus_one(keras, chain):
+    import tensorflow as tf
+
+    @keras.saving.register_keras_serializable("test_chain")
+    def entropy(y_true, y_pred):
+        return tf.math.xlog1py(y_true, -y_pred)
+
+    layer = keras.layers.Dense(1, bias_initializer=keras.initializers.Constant(3.0), name="p")
+    model = keras.Sequential([keras.layers.Input((2,)), layer])
+    model.compile("sgd", entropy)
+    links = chain(model, x=np.zeros((4, 2), "float32"), y=np.ones((4, 1), "float32"))
+    assert [(link["name"], link["value"]) for link in links][:2] == [("Neg", -3.0), ("AddV2", 3.0)]
+
+
+@pytest.mark.parametrize(("weigh", "beside"), [("exp", "Exp"), ("tanh", "Tanh")])
+def test_it_tells_what_a_mask_was_multiplied_with(keras, chain, weigh, beside):
+    import tensorflow as tf
+
+    @keras.saving.register_keras_serializable("test_chain")
+    def weighted(y_true, y_pred):
+        weights = getattr(tf.math, weigh)(y_pred) * y_true
+        return weights / tf.reduce_sum(weights, axis=-1, keepdims=True)
+
+    model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(3)])
+    model.compile("sgd", weighted)
+    links = chain(model, x=np.ones((4, 2), "float32"), y=np.zeros((4, 3), "float32"))
+    assert [(link["name"], link["beside"]) for link in links] == [
+        ("Sum", ""),
+        ("Mul", beside),
+        ("y", ""),
+    ]

@@ -572,3 +572,34 @@ def test_a_bug_of_ours_is_not_blamed_on_the_batch(keras, replayed, monkeypatch):
     model = mlp(keras)
     with pytest.raises(KeyError, match="ours"):
         replayed(model, x=X.astype("int32").astype("float32"), y=Y)
+
+
+@pytest.mark.parametrize(
+    ("guarded", "divides"),
+    [
+        (lambda x, root: x / (root + 1e-6), True),
+        (lambda x, root: x / root.dtype.as_numpy_dtype(2.0) + root, False),
+        (lambda x, root: x + root, False),
+    ],
+    ids=["a divisor", "beside a division", "a feature"],
+)
+def test_the_primary_event_says_whether_its_layer_divides_by_it(
+    keras, replayed, primary, guarded, divides
+):
+    def call(x):
+        return guarded(x, x**0.5)
+
+    model = keras.Sequential(
+        [
+            keras.layers.Input((3,)),
+            keras.layers.Dense(3, "relu", use_bias=False),
+            keras.layers.Lambda(call, name="root"),
+            keras.layers.Dense(1),
+        ]
+    )
+    model.compile("sgd", "mse")
+    x = np.ones((4, 3), "float32")
+    x[1] = 0.0
+    event = primary(replayed(model, x=x, y=np.ones((4, 1), "float32")))
+    assert (event["op_type"], event["derivative"]) == ("Pow", True)
+    assert event["divides"] == divides

@@ -16,3 +16,15 @@ def test_a_snapshot_puts_back_what_a_stateful_rnn_has_carried_over(keras):
     assert all(np.any(state.numpy()) for state in states)
     snapshot.restore()
     assert not any(np.any(state.numpy()) for state in states)
+
+
+def test_layers_are_found_by_their_paths_in_nested_models_too(keras):
+    from divergence_doctor.replay.state import layers_at
+
+    inner = keras.Sequential(
+        [keras.layers.Input((3,)), keras.layers.LayerNormalization(name="norm")], name="block"
+    )
+    model = keras.Sequential([keras.layers.Input((3,)), inner, keras.layers.Dense(1, name="out")])
+    found = layers_at(model, ["block/norm", "out", "norm"])
+    assert {layer.name for layer in found} == {"norm", "out"}
+    assert layers_at(model, ["nowhere"]) == []
