@@ -78,6 +78,7 @@ def test_what_an_activation_can_put_out_decides(made, value, fires):
         ([in_loss("AddV2", -0.1), link("BiasAdd", -0.6)], False),
         ([in_loss("Sub", -0.1), link("BiasAdd", 0.4)], False),
         ([in_loss("Mul", -0.1), link("BiasAdd", 0.7)], False),
+        ([in_loss("Mul", -0.1), in_loss("AddV2", 0.7), link("BiasAdd", -0.3)], False),
         ([in_loss("Softplus", -0.1), link("BiasAdd", -0.1)], False),
         # 1 - p of a sigmoid is at its edge by saturation.
         ([in_loss("Sub", -0.1), link("Sigmoid", 1.1)], False),
