@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, final
 
-from divergence_doctor.rules._producer import LOW_PRECISION, primary_of
+from divergence_doctor.rules._producer import LOW_PRECISION, read
 from divergence_doctor.rules._singular import DIVISIONS, DOMAINS, LOGARITHMS
 
 if TYPE_CHECKING:
@@ -149,12 +149,18 @@ def beside(trace: Trace) -> Beside | None:
     Args:
         trace: any trace.
     """
-    producer = primary_of(trace)
-    if producer is None:
+    rows = trace.table("float32")
+    if trace.outcome != "diverged" or not len(rows):
         return None
-    rows = trace.table("float32").select(step=producer.step, op=producer.op)
-    if not len(rows):
+    # Of steps that were all skipped, the last is the one that no loss scale mended.
+    step = int(rows["step"].max())
+    rows = rows.select(step=step)
+    event = trace.table("events").select(step=step, op=int(rows["op"][0]), primary=True)
+    if not len(event):
         return None
+    producer = read(trace, event.row(0))
+    failing = trace.failing_step
+    producer = producer if failing is None else replace(producer, step=failing)
     pairs = tuple(_pair(row) for row in rows.rows())
     found = Beside(producer, pairs, finite=bool(rows["step_finite"].all()))
     return found if found.dtype else None
