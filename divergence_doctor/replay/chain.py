@@ -166,6 +166,7 @@ class Rerun:
 
     @contextmanager
     def watching(self, step: int, fed: Fed, data: Any) -> Iterator[None]:
+        """Watch the step if it is the failing one."""
         if step != self.step:
             yield
             return

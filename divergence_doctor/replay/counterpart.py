@@ -38,9 +38,7 @@ _INPUTS: Final = 8
 _Key = tuple[str, Any, str, str, int, "Line", int]
 
 
-def measure(
-    bench: Bench, event: Event, step: int, walked: Walked, builder: TraceBuilder
-) -> None:
+def measure(bench: Bench, event: Event, step: int, walked: Walked, builder: TraceBuilder) -> None:
     """Run the failing step in float32 and add what its numbers are there to ``float32``.
 
     Nothing is added where nothing of the failure is in half precision, or where that step cannot be

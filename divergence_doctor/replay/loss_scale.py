@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def scales(model: Any) -> bool:
-    """Say whether an optimizer of the model scales the loss, by a fixed factor or a searched one."""
+    """Say whether an optimizer of the model scales the loss, by a fixed or a searched factor."""
     return any(
         hasattr(optimizer, "dynamic_scale") or optimizer.loss_scale_factor
         for optimizer in optimizers_of(model)

@@ -1,4 +1,4 @@
-"""How is a model made to compute in a wider dtype for a while, and no single op of it in a narrower?
+"""How is a model made to compute in a wider dtype for a while, and no op of it in a narrower?
 
 Three things are changed together and put back: the dtype policy of every layer, the dtype in which
 every variable is held (weights, slots, metrics), and every cast to a narrower dtype that is left

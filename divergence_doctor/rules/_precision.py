@@ -113,7 +113,11 @@ class Beside:
         derivative = self.producer.derivative
         first = _FORWARD if derivative else _EVENT
         for pair in self.of_link(first, "input"):
-            if pair.op_type == op and pair.position == _dangerous(op) and not math.isnan(pair.value):
+            if (
+                pair.op_type == op
+                and pair.position == _dangerous(op)
+                and not math.isnan(pair.value)
+            ):
                 return pair if _is_lost(op, pair, derivative=derivative) else None
         nearest = min((pair.link for pair in self.pairs if pair.link >= 0), default=None)
         if nearest is None:
@@ -219,5 +223,5 @@ def _differs(pair: Pair) -> bool:
 
 
 def spelled(value: float) -> str:
-    """Return a number so that 1 - 1e-7 and 1 are told apart, and float32 is not shown to its last bit."""
+    """Return a number with the digits of float32 that hold: 1 - 1e-7 and 1 are told apart."""
     return f"{value:.7g}"

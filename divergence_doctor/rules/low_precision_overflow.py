@@ -194,7 +194,7 @@ def _headroom(trace: Trace, found: Beside) -> tuple[Evidence, ...]:
 
 def _remedies(found: Beside, pair: Pair) -> tuple[str, ...]:
     wide = (
-        'Compute in bfloat16, which ends where float32 ends: '
+        "Compute in bfloat16, which ends where float32 ends: "
         '`keras.config.set_dtype_policy("mixed_bfloat16")`.'
     )
     layer = found.producer.layer
@@ -204,8 +204,9 @@ def _remedies(found: Beside, pair: Pair) -> tuple[str, ...]:
         else "Compute the loss in float32: `tf.cast(y_pred, tf.float32)` as its first line."
     )
     mask = (
-        "Mask by selecting a number that the dtype holds, `tf.where(mask, scores, scores.dtype.min)`"
-        ", and not by adding or multiplying with -1e9; or give the attention layer its mask "
+        "Mask by selecting a number that the dtype holds, "
+        "`tf.where(mask, scores, scores.dtype.min)`, and not by adding or multiplying with -1e9; "
+        "or give the attention layer its mask "
         "(`attention_mask=`), or compute the softmax in float32."
     )
     negative = pair.wide < 0 or pair.origin == "constant"

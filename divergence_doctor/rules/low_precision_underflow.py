@@ -176,12 +176,12 @@ def _remedies(found: Beside, constant: Pair | None) -> tuple[str, ...]:
         (
             f"Compute {layer!r} in float32: give it `dtype='float32'`."
             if layer
-            else "Compute the loss in float32: `tf.cast(y_pred, tf.float32)` as its first line, and "
-            "`dtype='float32'` for the last layer."
+            else "Compute the loss in float32: `tf.cast(y_pred, tf.float32)` as its first line, "
+            "and `dtype='float32'` for the last layer."
         ),
         (
-            "Clip to what the dtype tells from 1: `tf.clip_by_value(p, 1e-3, 1 - 1e-3)` in float16, "
-            "or use the loss on logits, `from_logits=True`."
+            "Clip to what the dtype tells from 1, `tf.clip_by_value(p, 1e-3, 1 - 1e-3)` in "
+            "float16, or use the loss on logits, `from_logits=True`."
             if one
             else "Raise the epsilon to what the dtype knows: 1e-4 in float16, or "
             "`keras.backend.epsilon()` (1e-7) in float32."
@@ -277,9 +277,7 @@ def _quotient() -> Trace:
 
 
 def _elsewhere() -> Trace:
-    return _half(
-        _DIVIDED, _row("RealDiv", "input", 0.0, 0.3, position=1, step_finite=False)
-    )
+    return _half(_DIVIDED, _row("RealDiv", "input", 0.0, 0.3, position=1, step_finite=False))
 
 
 def _in_float32() -> Trace:

@@ -415,7 +415,9 @@ TABLES: Final[dict[str, TableSpec]] = {
                 Column("float32_absmax", "float", "the same in float32"),
                 Column("nonfinite", "int", "NaN and Inf in it", "1"),
                 Column("float32_nonfinite", "int", "the same in float32", "1"),
-                Column("step_finite", "bool", "all that mattered in that step is finite in float32"),
+                Column(
+                    "step_finite", "bool", "all that mattered in that step is finite in float32"
+                ),
             ),
         ),
         TableSpec(
