@@ -1,4 +1,4 @@
-"""Is a short range told from a step that fails in any: each model in half precision and in float32?"""
+"""Is a short range told from a step that fails in any? Models in half precision and in float32."""
 
 import keras
 import numpy as np

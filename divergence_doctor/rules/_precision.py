@@ -132,7 +132,8 @@ class Beside:
         """
         for pair in self.pairs:
             constant = pair.origin == "constant" and pair.role == "input" and pair.narrow
-            if constant and pair.value in {0.0, 1.0} and pair.wide not in {pair.value, math.nan}:
+            other = math.isfinite(pair.wide) and pair.wide != pair.value
+            if constant and other and pair.value in {0.0, 1.0}:
                 return pair
         return None
 

@@ -62,7 +62,7 @@ class LowPrecisionOverflow(Rule):
 
     id = "low-precision-overflow"
     code = "DD501"
-    needs = frozenset({"steps", "float32"})
+    needs = frozenset({"steps"})
 
     #: The number, the limit that it passed, and the sane step in float32 are all on record.
     SEEN: ClassVar[float] = 0.92

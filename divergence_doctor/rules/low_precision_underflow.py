@@ -58,7 +58,7 @@ class LowPrecisionUnderflow(Rule):
 
     id = "low-precision-underflow"
     code = "DD502"
-    needs = frozenset({"steps", "float32"})
+    needs = frozenset({"steps"})
 
     #: The op, its two arguments and the constant that was lost are all on record.
     CONSTANT: ClassVar[float] = 0.92
