@@ -309,11 +309,15 @@ def _as_trained(
 
 
 def _chain(bench: Any, engine: Any, builder: TraceBuilder) -> None:
-    from divergence_doctor.replay.chain import measure
+    """Walk back from the failure; in half precision, see what float32 makes of the same step."""
+    from divergence_doctor.replay import chain, counterpart
 
     primary = next((event for event in engine.last_stream.events if event.primary), None)
     if primary is not None:
-        measure(bench, primary, builder.rows("steps")[-1]["step"], builder)
+        step = builder.rows("steps")[-1]["step"]
+        walked = chain.measure(bench, primary, step, builder)
+        if walked is not None:
+            counterpart.measure(bench, primary, step, walked, builder)
 
 
 def _matched(match: Callable[[Batch, Any], Any], batch: Batch, model: Any) -> Any:

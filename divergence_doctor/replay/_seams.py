@@ -420,3 +420,63 @@ def onednn_on() -> bool:
     from tensorflow.python.util import _pywrap_util_port
 
     return bool(_pywrap_util_port.IsMklEnabled())
+
+
+@contextmanager
+def retyped(variable: Any, dtype: str) -> Iterator[None]:
+    """Let a Keras variable hold its numbers in another dtype for a while.
+
+    What is written to it meanwhile is gone afterwards: it is the variable it was.
+    """
+    import tensorflow as tf
+
+    held, before = variable._value, variable._dtype  # noqa: SLF001 - the seam
+    other = tf.Variable(tf.cast(held, dtype), trainable=held.trainable, name=str(variable.name))
+    # An optimizer knows the variable it has slots for by this name.
+    other._unique_id = held._unique_id  # noqa: SLF001
+    variable._value, variable._dtype = other, dtype  # noqa: SLF001
+    try:
+        yield
+    finally:
+        variable._value, variable._dtype = held, before  # noqa: SLF001
+
+
+def held_dtype(variable: Any) -> str:
+    """Return the dtype in which a Keras variable holds its numbers, whatever it is read as."""
+    return str(variable._dtype)  # noqa: SLF001 - the seam
+
+
+def policy_of(layer: Any) -> Any:
+    """Return the dtype policy of a layer; of one that maps layers to policies, its own."""
+    from keras.src.dtype_policies.dtype_policy_map import DTypePolicyMap
+
+    policy = layer._dtype_policy  # noqa: SLF001 - the seam
+    return policy[layer.path] if isinstance(policy, DTypePolicyMap) and layer.path else policy
+
+
+@contextmanager
+def other_policy(layer: Any, policy: Any) -> Iterator[None]:
+    """Let a layer compute by another dtype policy for a while."""
+    with own_attribute(layer, "_dtype_policy", policy):
+        yield
+
+
+@contextmanager
+def loss_in(loss: Any, dtype: str) -> Iterator[None]:
+    """Let a Keras loss be computed in another dtype for a while."""
+    import keras
+
+    with (
+        own_attribute(loss, "_dtype_policy", keras.DTypePolicy(dtype)),
+        own_attribute(loss, "_dtype", dtype),
+    ):
+        yield
+
+
+@contextmanager
+def never_skipping(optimizer: Any) -> Iterator[None]:
+    """Let a loss-scaling optimizer take every step, its gradients finite or not, for a while."""
+    import tensorflow as tf
+
+    with own_attribute(optimizer, "check_finite", lambda _gradients: tf.constant(True)):  # noqa: FBT003
+        yield

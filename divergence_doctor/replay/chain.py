@@ -106,7 +106,16 @@ class Link:
     beside: str = ""
 
 
-def measure(bench: Bench, event: Event, step: int, builder: TraceBuilder) -> None:
+@dataclass(frozen=True, slots=True)
+class Walked:
+    """The step that was run for the chain: its ops, the tensors held of them, and the links."""
+
+    stream: OpStream
+    recording: Recording
+    links: tuple[Link, ...]
+
+
+def measure(bench: Bench, event: Event, step: int, builder: TraceBuilder) -> Walked | None:
     """Run the steps once more, walk back from the failure, and add the chain to the trace.
 
     Args:
@@ -114,13 +123,16 @@ def measure(bench: Bench, event: Event, step: int, builder: TraceBuilder) -> Non
         event: the primary event of the failing step.
         step: that step.
         builder: where the rows of ``chain`` go.
+
+    Returns:
+        What was held of that step; None where it could not be run again.
     """
     if bench.stream is None:
-        return
-    rerun = _Rerun(bench, step, _on_the_way(bench.stream, event))
+        return None
+    rerun = Rerun(bench, step, on_the_way(bench.stream, event))
     bench.run(steps=step + 1, watching=rerun.watching)
     if rerun.stream is None or rerun.recording is None:
-        return
+        return None
     # What is summed over or written to may overflow while it is looked at.
     with np.errstate(all="ignore"):
         start = _begin(rerun.stream, rerun.recording, bench.stream.ops[event.op])
@@ -148,22 +160,24 @@ def measure(bench: Bench, event: Event, step: int, builder: TraceBuilder) -> Non
                 departed=place == departed,
                 **_figures(link.tensor),
             )
+    return Walked(rerun.stream, rerun.recording, tuple(links))
 
 
-class _Rerun:
+class Rerun:
     """The failing step watched once more, with the tensors on the way held."""
 
     def __init__(self, bench: Bench, step: int, wanted: frozenset[Kind]) -> None:
-        self._bench, self._step, self._wanted = bench, step, wanted
+        self.bench, self.step, self._wanted = bench, step, wanted
         self.stream: OpStream | None = None
         self.recording: Recording | None = None
 
     @contextmanager
     def watching(self, step: int, fed: Fed, data: Any) -> Iterator[None]:
-        if step != self._step:
+        """Watch the step if it is the failing one."""
+        if step != self.step:
             yield
             return
-        watch = watch_for(self._bench.model, TraceBuilder(), fed, data, step=step)
+        watch = watch_for(self.bench.model, TraceBuilder(), fed, data, step=step)
         self.stream = watch.stream
         self.recording = Recording(self._wanted, lambda: watch.place)
         with ExitStack() as stack:
@@ -173,7 +187,7 @@ class _Rerun:
         watch.stream.settle()
 
 
-def _on_the_way(stream: OpStream, event: Event) -> frozenset[Kind]:
+def on_the_way(stream: OpStream, event: Event) -> frozenset[Kind]:
     """Return the ops that the way may lead through: all that the failing one depends on."""
     first = stream.ops[event.op]
     start = [event.op, first.derivative_of] if first.derivative_of >= 0 else [event.op]

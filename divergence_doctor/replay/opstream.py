@@ -920,7 +920,7 @@ class OpStream:
                     "origin": origin,
                     "origin_name": name,
                     "origin_layer": layer,
-                    "value": _value_at(values, element, shape),
+                    "value": value_at(values, element, shape),
                     "dtype": tensor.dtype.name,
                     "shape": "x".join(str(size) for size in values.shape),
                     **summarize(values),
@@ -992,7 +992,7 @@ def _first_bad(values: NDArray[Any]) -> tuple[int, ...]:
     return tuple(int(place) for place in np.unravel_index(int(np.argmax(flat)), values.shape))
 
 
-def _value_at(values: NDArray[Any], element: tuple[int, ...], shape: tuple[int, ...]) -> float:
+def value_at(values: NDArray[Any], element: tuple[int, ...], shape: tuple[int, ...]) -> float:
     """Return the operand's value that belongs to an output element, by NumPy's broadcasting."""
     if values.size == 1:
         return float(np.real(values.reshape(-1)[0]))

@@ -402,6 +402,35 @@ TABLES: Final[dict[str, TableSpec]] = {
             tensor=True,
         ),
         TableSpec(
+            "float32",
+            "one tensor around a primary event of half precision, or around a link of its chain, "
+            "beside the same tensor with that step computed in float32",
+            (
+                _STEP,
+                _OP,
+                Column(
+                    "link",
+                    "int",
+                    "link of the chain whose op it is about; -1 for the event's own, -2 for the "
+                    "forward op that the event is the derivative of",
+                ),
+                _OP_TYPE,
+                Column("role", "str", "input or output of that op"),
+                Column("position", "int", "which input or output, from 0"),
+                Column("origin", "str", "op, batch, variable or constant"),
+                _DTYPE,
+                Column("value", "float", "its value at the element followed; NaN where none fits"),
+                Column("float32", "float", "the same in float32"),
+                Column("absmax", "float", "largest magnitude among its finite elements"),
+                Column("float32_absmax", "float", "the same in float32"),
+                Column("nonfinite", "int", "NaN and Inf in it", "1"),
+                Column("float32_nonfinite", "int", "the same in float32", "1"),
+                Column(
+                    "step_finite", "bool", "all that mattered in that step is finite in float32"
+                ),
+            ),
+        ),
+        TableSpec(
             "harmless",
             "one place whose non-finite values reached neither loss nor gradient nor state",
             (

@@ -116,6 +116,7 @@ class SyntheticRun:
         divisions: rows of table ``divisions``.
         executions: rows of table ``executions``.
         configs: configs of layers by path.
+        float32: rows of table ``float32``, about the first event unless they say otherwise.
     """
 
     losses: Sequence[float] = (1.0, 0.9)
@@ -146,6 +147,7 @@ class SyntheticRun:
     divisions: Sequence[Mapping[str, Any]] = ()
     executions: Sequence[Mapping[str, Any]] = ()
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    float32: Sequence[Mapping[str, Any]] = ()
     context: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -174,6 +176,8 @@ def training_trace(**fields: Any) -> Trace:
         builder.add("divisions", **division)
     for number, execution in enumerate(run.executions):
         builder.add("executions", **{"step": number, "execution": "as-trained", **execution})
+    for row in run.float32:
+        builder.add("float32", **_beside(run, row))
     for trial in run.trials:
         builder.add("trials", **{"breadth": 1, "parameters": "{}", **trial})
     diverged = run.outcome or ("diverged" if _failing(run) is not None else "healthy")
@@ -185,6 +189,26 @@ def training_trace(**fields: Any) -> Trace:
         **run.context,
     )
     return builder.build()
+
+
+def _beside(run: SyntheticRun, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one row of ``float32``, the figures that it leaves out taken from those it has."""
+    value, wide = row["value"], row["float32"]
+    finite, wide_finite = math.isfinite(value), math.isfinite(wide)
+    return {
+        "step": len(run.losses) - 1,
+        "op": 0,
+        "link": -1,
+        "position": 0,
+        "origin": "op",
+        "dtype": run.dtype,
+        "absmax": abs(value) if finite else math.nan,
+        "float32_absmax": abs(wide) if wide_finite else math.nan,
+        "nonfinite": int(not finite),
+        "float32_nonfinite": int(not wide_finite),
+        "step_finite": True,
+        **row,
+    }
 
 
 def _failing(run: SyntheticRun) -> int | None:

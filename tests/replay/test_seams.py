@@ -341,3 +341,49 @@ def test_what_was_read_from_a_variable_stays_when_the_variable_changes(keras, tf
     assert (read == 1.0).all()
     assert (twice == 1.0).all()
     assert seams.values_of(variable)[0, 0] == {"assign": 3.0}.get(write, -8.0)
+
+
+def test_a_variable_holds_another_dtype_for_a_while_and_its_optimizer_knows_it(keras, tf):
+    keras.config.set_dtype_policy("float16")
+    model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
+    optimizer = keras.optimizers.SGD(1.0)
+    kernel = model.layers[0].kernel
+    optimizer.build([kernel])
+    kernel.assign([[1.0], [2.0]])
+    with seams.retyped(kernel, "float32"):
+        assert (kernel.dtype, seams.held_dtype(kernel)) == ("float32", "float32")
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(kernel * 1e-8)
+        optimizer.apply([tape.gradient(loss, kernel)], [kernel])
+        assert kernel.numpy().dtype == np.float32
+        assert kernel.numpy()[0, 0] == np.float32(1.0) - np.float32(1e-8)
+    assert seams.held_dtype(kernel) == "float16"
+    np.testing.assert_array_equal(kernel.numpy(), [[1.0], [2.0]])
+
+
+def test_a_layer_computes_by_another_policy_for_a_while(keras):
+    layer = keras.layers.Dense(1, dtype="mixed_float16")
+    with seams.other_policy(layer, keras.DTypePolicy("float32")):
+        assert layer.compute_dtype == "float32"
+        assert seams.policy_of(layer).name == "float32"
+        assert layer(np.ones((1, 2), "float32")).dtype == "float32"
+    assert seams.policy_of(layer).name == "mixed_float16"
+
+
+def test_a_loss_is_computed_in_another_dtype_for_a_while(keras):
+    loss = keras.losses.MeanSquaredError(dtype="float16")
+    with seams.loss_in(loss, "float32"):
+        assert float(loss(np.array([[300.0]]), np.array([[0.0]]))) == 90000.0
+    assert np.isinf(float(loss(np.array([[300.0]]), np.array([[0.0]]))))
+
+
+def test_a_loss_scaling_optimizer_takes_a_bad_step_for_a_while(keras, tf):
+    weight = keras.Variable(1.0)
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1.0))
+    optimizer.build([weight])
+    with seams.never_skipping(optimizer):
+        optimizer.apply([tf.constant(np.inf)], [weight])
+    assert not np.isfinite(float(weight))
+    weight.assign(1.0)
+    optimizer.apply([tf.constant(np.inf)], [weight])
+    assert float(weight) == 1.0
