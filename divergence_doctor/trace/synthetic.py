@@ -110,6 +110,10 @@ class SyntheticRun:
         raised: message of an exception that ended the last step.
         divisions: rows of table ``divisions``.
         executions: rows of table ``executions``.
+        slots: variables of the optimizer by path, with their values before the first step.
+        hyperparameters: numbers of the optimizer by name, one for each step (or one for all).
+        schedule: class of the learning rate schedule.
+        defects: rows of table ``defects``.
     """
 
     losses: Sequence[float] = (1.0, 0.9)
@@ -139,6 +143,10 @@ class SyntheticRun:
     trials: Sequence[Mapping[str, Any]] = ()
     divisions: Sequence[Mapping[str, Any]] = ()
     executions: Sequence[Mapping[str, Any]] = ()
+    slots: Mapping[str, ArrayLike] = field(default_factory=dict)
+    hyperparameters: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
+    schedule: str = ""
+    defects: Sequence[Mapping[str, Any]] = ()
     context: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -161,6 +169,9 @@ def training_trace(**fields: Any) -> Trace:
                 trainable=True,
                 **tensor(values),
             )
+    _optimizer(builder, run)
+    for defect in run.defects:
+        builder.add("defects", **{"owner": "weights", **defect})
     for order, event in enumerate(run.events):
         _event(builder, run, order, event)
     for division in run.divisions:
@@ -216,6 +227,35 @@ def _steps(builder: TraceBuilder, run: SyntheticRun) -> None:
             raised_phase="forward" if last and run.raised else "",
         )
         builder.add("losses", step=step, order=0, name="loss", value=loss)
+
+
+def _optimizer(builder: TraceBuilder, run: SyntheticRun) -> None:
+    for order, (name, values) in enumerate(run.slots.items()):
+        builder.add(
+            "slots",
+            step=0,
+            order=order,
+            when="before",
+            variable=name,
+            optimizer=run.optimizer,
+            **tensor(np.asarray(values, dtype="float32")),
+        )
+    numbers: dict[str, float | Sequence[float]] = {
+        "learning_rate": run.learning_rate,
+        **run.hyperparameters,
+    }
+    for step in range(len(run.losses)):
+        for name, value in numbers.items():
+            if step == 0 or not isinstance(value, int | float):
+                builder.add(
+                    "hyperparameters",
+                    step=step,
+                    optimizer=0,
+                    optimizer_class=run.optimizer,
+                    name=name,
+                    value=_per(value, step),
+                    schedule=run.schedule,
+                )
 
 
 def _layers(builder: TraceBuilder, run: SyntheticRun) -> None:
