@@ -60,8 +60,9 @@ class CorruptOptimizerState(Rule):
     Why it diverges: the update divides by the root of the second moment, which is NaN for a value
     below zero and, where it was lost while the first moment was kept, an epsilon: the step is as
     long as the moment divided by 1e-7. With all slots lost and the counter kept the bias of means
-    that start from zero is not corrected: steps of (1 - b1) / sqrt(1 - b2) = 3.2 times the rate. The loss and the gradients of that step are fine; the
-    weights after it are not. One NaN in a slot makes its weight NaN, whatever the gradient is.
+    that start from zero is not corrected: steps of (1 - b1) / sqrt(1 - b2) = 3.2 times the rate.
+    The loss and the gradients of that step are fine; the weights after it are not. One NaN in a
+    slot makes its weight NaN, whatever the gradient is.
 
     Evidence: `slots/nan`, `slots/posinf`, `slots/neginf` and `slots/negative` of step 0, `when =
     before`; there is no threshold. `defects` says where in the slot. For Adam m^2 <= C v holds for
@@ -366,8 +367,8 @@ def _lost(trace: Trace, slots: Table) -> Iterable[_Fault]:
                 "lost",
                 tuple(str(name) for name in own["variable"]),
                 (
-                    f"All {len(own)} slots of {row['optimizer_class']} are zeros as loaded while its "
-                    f"iteration counter stands at {row['value']:.0f}, so their bias is not corrected"
+                    f"All {len(own)} slots of {row['optimizer_class']} are zeros as loaded while "
+                    f"its iteration counter stands at {row['value']:.0f}: their bias stays"
                 ),
                 (
                     measured("iterations as loaded", row["value"], "/hyperparameters/value"),

@@ -72,7 +72,7 @@ class SyntheticEvent:
     """One non-finite event; ``inputs`` and ``outputs`` become operands with these values.
 
     ``input_values`` are the inputs' values at the bad element, ``input_makers`` the ops that made
-    them.
+    them, ``input_variables`` the variables that they are (empty for what an op made).
     """
 
     op_type: str
@@ -89,6 +89,7 @@ class SyntheticEvent:
     inputs: Sequence[ArrayLike] = ()
     input_values: Sequence[float] = ()
     input_makers: Sequence[str] = ()
+    input_variables: Sequence[str] = ()
     outputs: Sequence[ArrayLike] = ()
     step: int | None = None
 
@@ -403,15 +404,16 @@ def _event(builder: TraceBuilder, run: SyntheticRun, order: int, event: Syntheti
     )
     for position, value in enumerate(event.inputs):
         at = event.input_values[position] if position < len(event.input_values) else math.nan
-        makers = event.input_makers
+        makers, variables = event.input_makers, event.input_variables
+        variable = variables[position] if position < len(variables) else ""
         builder.add(
             "operands",
             step=step,
             op=order,
             position=position,
             role="input",
-            origin="op",
-            origin_name=makers[position] if position < len(makers) else "",
+            origin="variable" if variable else "op",
+            origin_name=variable or (makers[position] if position < len(makers) else ""),
             value=at,
             **tensor(np.asarray(value, dtype=run.dtype)),
         )
