@@ -319,7 +319,7 @@ class Engine:
             gradient_norm=_norm(
                 norm if finite else math.nan for norm, finite in watch.gradients.values()
             )
-            / (scale if math.isfinite(scale) else 1.0),
+            / _divisor(scale),
             update_norm=after.update_norm,
             weight_norm=after.weight_norm,
             loss_finite=math.isfinite(loss) if not ran.raised else False,
@@ -532,8 +532,13 @@ def _loss_of(watch: StepWatch, logs: Any, scale: float) -> float:
     if isinstance(logs, dict) and "loss" in logs:
         return float(np.asarray(logs["loss"]).sum())
     if watch.targets:
-        return sum(watch.targets) / (scale if math.isfinite(scale) else 1.0)
+        return sum(watch.targets) / _divisor(scale)
     return math.nan
+
+
+def _divisor(scale: float) -> float:
+    """Return what a scaled loss is divided by; 1 without a scale, or with one that is none."""
+    return scale if math.isfinite(scale) and scale != 0 else 1.0
 
 
 def _loss_scale(model: Any) -> float:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
+from divergence_doctor.rules import _batch
 from divergence_doctor.rules._producer import bad_output, figure, measured, primary_of
 from divergence_doctor.rules._rule import Evidence, Example, Finding, Proof, Rule, Site
 from divergence_doctor.rules._singular import DIVISIONS
@@ -25,6 +26,8 @@ _ROOTS: Final = frozenset({"Sqrt", "Rsqrt", "Pow"})
 _UPDATE: Final = frozenset({"update", "clipping"})
 #: Half of float32's smallest subnormal number: what is smaller is 0 when the update reads it.
 _ZERO_IN_FLOAT32: Final = 7.1e-46
+#: Numbers that an optimizer keeps as variables, by the end of their paths.
+_VARIABLES: Final = {"learning_rate": "learning_rate", "loss_scale": "dynamic_scale"}
 #: Optimizers whose step is proportional to the gradient, that of a penalty included.
 _PROPORTIONAL: Final = frozenset({"SGD"})
 
@@ -127,6 +130,11 @@ class BadHyperparameter(Rule):
             return None
         producer = primary_of(trace)
         suspects = [*self._of_optimizers(trace, producer), *self._of_penalties(trace, producer)]
+        read = _variable_read(trace)
+        suspects = [
+            replace(one, confidence=self.SEEN) if _VARIABLES.get(one.name, "\0") == read else one
+            for one in suspects
+        ]
         if not suspects:
             return None
         mended = _mended(trace)
@@ -180,10 +188,8 @@ class BadHyperparameter(Rule):
             fits = producer is not None and producer.op_type in DIVISIONS
         elif name in _DECAYS and not 0 <= value < 1:
             does = _of_decay(name, value)
-        elif name == "weight_decay" and not (
-            0 <= value * known.get("learning_rate", 0.0) <= self.OVERSHOOT
-        ):
-            factor = 1 - value * known.get("learning_rate", 0.0)
+        elif name == "weight_decay" and self._overshoots(value, known):
+            factor = 1 - value * known["learning_rate"]
             does = f"multiplies every weight by {figure(factor)} in each step"
         elif name in {"loss_scale_factor", "loss_scale"}:
             does = self._of_scale(name, value)
@@ -205,6 +211,11 @@ class BadHyperparameter(Rule):
             proof=Proof("fresh-hyperparameter", {"name": name, "optimizer": row["optimizer"]}),
             default=row["default"],
         )
+
+    def _overshoots(self, decay: float, known: Mapping[str, float]) -> bool:
+        """Say whether a decay makes weights grow at this rate, if the rate is one."""
+        rate = known.get("learning_rate", 0.0)
+        return math.isfinite(rate) and rate > 0 and not 0 <= decay * rate <= self.OVERSHOOT
 
     def _of_scale(self, name: str, value: float) -> str:
         """Return what a loss scale does that is none; a large dynamic one is still being sought."""
@@ -279,7 +290,12 @@ class BadHyperparameter(Rule):
         if not strong:
             return
         layer, strength = max(strong.items(), key=lambda item: item[1])
-        terms = [f"regularizer/{name}/kernel" for name in strong]
+        weights = trace.table("weights").select(step=0, when="before")
+        terms = [
+            f"regularizer/{path}"
+            for path, owner in zip(weights["variable"], weights["layer"], strict=True)
+            if owner in strong and str(path).endswith("kernel")
+        ]
         yield _Suspect(
             name="l2",
             optimizer=0,
@@ -333,6 +349,13 @@ class BadHyperparameter(Rule):
         )
 
 
+def _variable_read(trace: Trace) -> str:
+    """Return the own name of the variable that the first bad value was read from; else empty."""
+    event = _batch.primary(trace)
+    came = event is not None and event["origin"] == "variable"
+    return str(event["origin_name"]).rpartition("/")[2] if event is not None and came else ""
+
+
 def _key(proof: Proof) -> tuple[str, str]:
     return proof.trial, json.dumps(dict(proof.parameters), sort_keys=True)
 
@@ -367,8 +390,10 @@ def _of_decay(name: str, value: float) -> str:
         return "lets the steps add up without end"
     if value < 0:
         return "makes no mean of the gradients: their signs alternate"
-    if value == 1:
+    if value == 1 and name.endswith("beta_1"):
         return "leaves a bias correction of 0 to divide by"
+    if value == 1:
+        return "keeps the mean of squares at the 0 where it began"
     return "makes the mean of squares, or the correction of its bias, negative"
 
 

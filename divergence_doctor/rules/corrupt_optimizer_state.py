@@ -163,12 +163,12 @@ class CorruptOptimizerState(Rule):
             return self.ELSEWHERE
         if first.kind == "lost":
             return self.SUSPECTED
+        event = _batch.primary(trace)
+        came = event is not None and event["origin_name"] in names
         if producer is None:
-            return self.DRIVEN
+            return self.READ if came else self.DRIVEN
         if producer.phase in {"update", "clipping"}:
             read = any(operand.origin_name in names for operand in producer.all("input"))
-            event = _batch.primary(trace)
-            came = event is not None and event["origin_name"] in names
             sure = read or came or first.kind in {"negative", "nonfinite", "counter"}
             return self.READ if sure else self.UPDATE
         return self.DRIVEN if producer.step > 0 else self.ELSEWHERE
@@ -288,7 +288,6 @@ def _nonfinite(trace: Trace, slots: Table) -> Iterable[_Fault]:
     if not len(bad):
         return
     row = bad.row(0)
-    count = row["nan"] + row["posinf"] + row["neginf"]
     more = f", the first of {len(bad)} such slots of {len(slots)}" if len(bad) > 1 else ""
     weights = trace.table("weights").select(step=0, when="before")
     spoilt = int(np.count_nonzero(_defects.nonfinite(weights) > 0))
@@ -299,8 +298,10 @@ def _nonfinite(trace: Trace, slots: Table) -> Iterable[_Fault]:
         else "; the weights are sound: their update was never taken, or the slots are another's"
     )
     where = _defects.of(trace, "slots")
-    first = next(where.rows(), None)
-    alone = f", {_defects.meaning(first)}" if first is not None and len(where) == 1 else ""
+    first = next(iter(where.rows()), None)
+    count = row["nan"] + row["posinf"] + row["neginf"]
+    alone = f": {_defects.place(first)}" if first is not None and len(where) == 1 else ""
+    also = also.replace(";", f", {_defects.meaning(first)};", 1) if first and alone else also
     yield _Fault(
         "nonfinite",
         tuple(str(name) for name in bad["variable"]),
