@@ -355,23 +355,25 @@ def bounded_rate(optimizer: Any, default: float) -> Iterator[None]:
     """
     import keras
 
-    schedule: Any = getattr(optimizer, "_learning_rate", None)
-    if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
-        optimizer.learning_rate = default
+    held: Any = getattr(optimizer, "_learning_rate", None)
+    if isinstance(held, keras.Variable):
+        held.assign(default)
         yield
         return
 
     class Bounded(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
         def __call__(self, step: Any) -> Any:
-            rate = keras.ops.cast(schedule(step), "float32")
+            rate = keras.ops.cast(held(step), "float32")
             good = keras.ops.logical_and(keras.ops.isfinite(rate), rate >= 0)
             return keras.ops.where(good, rate, default)
 
-    optimizer._learning_rate = Bounded()  # noqa: SLF001 - the public setter refuses to swap schedules
+    scheduled = isinstance(held, keras.optimizers.schedules.LearningRateSchedule)
+    # The public setter refuses to swap schedules.
+    optimizer._learning_rate = Bounded() if scheduled else default  # noqa: SLF001
     try:
         yield
     finally:
-        optimizer._learning_rate = schedule  # noqa: SLF001
+        optimizer._learning_rate = held  # noqa: SLF001
 
 
 def graph_in_the_making() -> Any:

@@ -14,7 +14,7 @@ from divergence_doctor.replay.state import innermost, optimizers_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Numbers that change from step to step, and are recorded for each of them.
+#: Numbers that change from step to step: they are read off the optimizer, not off its config.
 CHANGING: Final = frozenset({"learning_rate", "iterations", "loss_scale"})
 #: What an optimizer does without when it is left out.
 _NEUTRAL: Final = {"weight_decay": 0.0, "loss_scale_factor": 1.0}
@@ -35,9 +35,9 @@ def hyperparameters(model: Any, step: int) -> Iterator[dict[str, Any]]:
             "optimizer_class": clean(type(inner).__name__),
             "schedule": _schedule(inner),
         }
-        for name, value in _numbers(optimizer, inner):
-            if step == 0 or name in CHANGING:
-                yield {**common, "name": name, "value": value, "default": _default(inner, name)}
+        numbers = [*_changing(optimizer, inner), *(_configured(inner) if step == 0 else ())]
+        for name, value in numbers:
+            yield {**common, "name": name, "value": value, "default": _default(inner, name)}
 
 
 def default_of(optimizer: Any, name: str) -> Any:
@@ -58,7 +58,7 @@ def default_of(optimizer: Any, name: str) -> Any:
     raise KeyError(name)
 
 
-def _numbers(optimizer: Any, inner: Any) -> Iterator[tuple[str, float]]:
+def _changing(optimizer: Any, inner: Any) -> Iterator[tuple[str, float]]:
     rate = _number(lambda: inner.learning_rate)
     if rate is not None:
         yield "learning_rate", rate
@@ -66,6 +66,9 @@ def _numbers(optimizer: Any, inner: Any) -> Iterator[tuple[str, float]]:
     scale = getattr(optimizer, "dynamic_scale", None)
     if scale is not None:
         yield "loss_scale", float(np.asarray(scale))
+
+
+def _configured(inner: Any) -> Iterator[tuple[str, float]]:
     try:
         config = inner.get_config()
     except Exception:  # noqa: BLE001 - a user's optimizer may have no config at all

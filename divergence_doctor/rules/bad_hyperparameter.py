@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 from divergence_doctor.rules import _batch
 from divergence_doctor.rules._producer import bad_output, figure, measured, primary_of
 from divergence_doctor.rules._rule import Evidence, Example, Finding, Proof, Rule, Site
+from divergence_doctor.rules._runaway import ORDINARY
 from divergence_doctor.rules._singular import DIVISIONS
 from divergence_doctor.trace.synthetic import SyntheticEvent, training_trace
 
@@ -82,7 +83,8 @@ class BadHyperparameter(Rule):
 
     Evidence: `hyperparameters/value` by step, against the ranges above; they are theory, not
     tuned: 2 is where |1 - x| passes 1, and for an L2 penalty under SGD with momentum m the bound is
-    2 (1 + m) / rate (Polyak 1964). A loss scale is suspect above 2**24, the cap of NVIDIA Apex.
+    2 (1 + m) / rate (Polyak 1964); both count at rates of up to ten times Keras' default only,
+    beyond which the rate itself is suspect. A loss scale is from 2**24 on, the cap of NVIDIA Apex.
     `events` says whether the first bad value came from the update, and `operands/value` what was
     divided by or rooted. A radicand counts as rounding up to 1e-4 of `velocity`: a thousand times
     the resolution of float32.
@@ -161,6 +163,8 @@ class BadHyperparameter(Rule):
         for index in sorted(set(numbers["optimizer"].tolist())):
             known: dict[str, float] = {}
             told: set[str] = set()
+            held = numbers.select(optimizer=index, step=0, name="learning_rate")
+            rate = next(iter(held.rows()), None)
             for row in numbers.select(optimizer=index).rows():
                 if row["step"] > failing:
                     continue
@@ -168,6 +172,8 @@ class BadHyperparameter(Rule):
                 if row["name"] in told:
                     continue
                 one = self._suspected(row, known, producer)
+                if one is not None and one.name == "weight_decay" and not _ordinary(rate):
+                    continue
                 if one is not None:
                     told.add(row["name"])
                     yield one
@@ -278,7 +284,7 @@ class BadHyperparameter(Rule):
         numbers = trace.table("hyperparameters").select(step=0, optimizer=0)
         held = {row["name"]: row for row in numbers.rows()}
         rate = held.get("learning_rate")
-        if rate is None or rate["optimizer_class"] not in _PROPORTIONAL:
+        if rate is None or rate["optimizer_class"] not in _PROPORTIONAL or not _ordinary(rate):
             return
         momentum = held["momentum"]["value"] if "momentum" in held else 0.0
         most = self.OVERSHOOT * (1 + momentum)
@@ -354,6 +360,14 @@ def _variable_read(trace: Trace) -> str:
     event = _batch.primary(trace)
     came = event is not None and event["origin"] == "variable"
     return str(event["origin_name"]).rpartition("/")[2] if event is not None and came else ""
+
+
+def _ordinary(rate: Mapping[str, Any] | None) -> bool:
+    """Say whether a rate is one that people use: what overshoots at any other is the rate's doing.
+
+    Unknown defaults count as ordinary.
+    """
+    return rate is None or not rate["value"] > ORDINARY * rate["default"] * (1 + 1e-6)
 
 
 def _key(proof: Proof) -> tuple[str, str]:
