@@ -243,3 +243,28 @@ def test_an_initialiser_that_is_not_known_says_nothing():
     assert math.isnan(root_mean_square(layer, "dense/kernel", "3x4"))
     assert math.isnan(root_mean_square("{}", "dense/kernel", "3x4"))
     assert math.isnan(root_mean_square("not json", "dense/kernel", "3x4"))
+
+
+@pytest.mark.parametrize(("rate", "suspected"), [(0.1, True), (0.11, False)])
+def test_a_decay_that_overshoots_at_an_extraordinary_rate_is_the_rates_doing(rate, suspected):
+    trace = lost(
+        losses=(1.0, 1e9),
+        optimizer="SGD",
+        hyperparameters={"learning_rate": rate, "weight_decay": 50},
+    )
+    trace.table("hyperparameters")["default"][:] = 0.01
+    assert (NUMBERS.examine(trace) is not None) == suspected
+
+
+@pytest.mark.parametrize(("times", "found"), [(1e5, False), (1e7, True)])
+def test_a_weight_is_measured_against_its_own_initialiser(times, found):
+    """What a wide initialiser made is as it should be: that is `exploding-activation`."""
+    event = SyntheticEvent(
+        "MatMul", "forward", layer="dense_1", input_variables=("dense_1/kernel",),
+        inputs=([1e20],), outputs=([math.inf],),
+    )  # fmt: skip
+    normal = {"class_name": "RandomNormal", "config": {"mean": 0.0, "stddev": 1e3}}
+    # 8 x 8 elements: the norm of weights whose root mean square is 1e3 is 8e3.
+    trace = training_trace(losses=(math.nan,), weight_l2=8e3 * times, events=(event,))
+    trace.table("layers")["config"][:] = json.dumps({"kernel_initializer": normal})
+    assert (WEIGHTS.examine(trace) is not None) == found
