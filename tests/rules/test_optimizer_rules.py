@@ -256,15 +256,18 @@ def test_a_decay_that_overshoots_at_an_extraordinary_rate_is_the_rates_doing(rat
     assert (NUMBERS.examine(trace) is not None) == suspected
 
 
-@pytest.mark.parametrize(("times", "found"), [(1e5, False), (1e7, True)])
-def test_a_weight_is_measured_against_its_own_initialiser(times, found):
+@pytest.mark.parametrize(
+    ("stddev", "times", "found"), [(1e3, 1e5, False), (1.0, 1e5, False), (1.0, 1e7, True)]
+)
+def test_a_weight_is_measured_against_its_own_initialiser(stddev, times, found):
     """What a wide initialiser made is as it should be: that is `exploding-activation`."""
     event = SyntheticEvent(
         "MatMul", "forward", layer="dense_1", input_variables=("dense_1/kernel",),
         inputs=([1e20],), outputs=([math.inf],),
     )  # fmt: skip
-    normal = {"class_name": "RandomNormal", "config": {"mean": 0.0, "stddev": 1e3}}
-    # 8 x 8 elements: the norm of weights whose root mean square is 1e3 is 8e3.
-    trace = training_trace(losses=(math.nan,), weight_l2=8e3 * times, events=(event,))
+    normal = {"class_name": "RandomNormal", "config": {"mean": 0.0, "stddev": stddev}}
+    # 8 x 8 elements: the norm is 8 times the root mean square.
+    norm = 8 * stddev * times
+    trace = training_trace(losses=(math.nan,), weight_l2=norm, events=(event,))
     trace.table("layers")["config"][:] = json.dumps({"kernel_initializer": normal})
     assert (WEIGHTS.examine(trace) is not None) == found
