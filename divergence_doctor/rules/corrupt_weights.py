@@ -162,7 +162,7 @@ class CorruptWeights(Rule):
             summary=_sentence(trace, weights, bad, negative),
             confidence=self._confidence(trace, bad, negative),
             stage="checkpoint",
-            site=Site(step=0, layer=first["layer"] or None, variable=first["variable"]),
+            site=self._site(trace, first, bad, negative),
             evidence=(
                 Evidence("variables that are not sound as loaded", len(set(names)), "/weights"),
                 *_evidence(bad, "NaN and Inf", _count(bad)),
@@ -305,6 +305,18 @@ class CorruptWeights(Rule):
         if how in {"stopped", "other-producer"}:
             return self.ELSEWHERE
         return self.LOADED if len(bad) else self.IMPOSSIBLE
+
+    def _site(self, trace: Trace, first: dict[str, Any], bad: Table, negative: Table) -> Site:
+        """Return the place of the variable, with the op where one made the first NaN of it."""
+        rooted = not len(bad) and self._root_of_variance(trace, negative)
+        event = _batch.primary(trace) if rooted else None
+        return Site(
+            step=0 if event is None else event["step"],
+            layer=first["layer"] or None,
+            op=None if event is None else event["op_type"],
+            source=(event["source"] or None) if event is not None else None,
+            variable=first["variable"],
+        )
 
     def _root_of_variance(self, trace: Trace, negative: Table) -> bool:
         """Say whether the op that broke the step took the root of such a variance."""

@@ -271,3 +271,12 @@ def test_a_weight_is_measured_against_its_own_initialiser(stddev, times, found):
     trace = training_trace(losses=(math.nan,), weight_l2=norm, events=(event,))
     trace.table("layers")["config"][:] = json.dumps({"kernel_initializer": normal})
     assert (WEIGHTS.examine(trace) is not None) == found
+
+
+def test_the_op_that_took_the_root_of_a_negative_variance_is_named_and_a_nan_has_none():
+    path = "batch_normalization/moving_variance"
+    root = SyntheticEvent("Rsqrt", "forward", layer="batch_normalization", inputs=([-0.5],))
+    trace = training_trace(losses=(math.nan,), weights={path: [1.0, -0.5]}, events=(root,))
+    assert (WEIGHTS.examine(trace).site.op, WEIGHTS.examine(trace).site.variable) == ("Rsqrt", path)
+    trace = training_trace(losses=(math.nan,), weights={path: [math.nan]}, events=(root,))
+    assert WEIGHTS.examine(trace).site.op is None
