@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 #: Exit status of the child when an error on purpose lies in ``error.json``.
 ERROR_STATUS: Final = 70
 
+#: Causes that sit in the checkpoint, so that an older one may do.
+_BROKEN: Final = frozenset({"corrupt-weights", "corrupt-optimizer-state"})
+#: A weight that is out of all scale was so once it was within this factor of what it is now.
+_OUT_OF_SCALE: Final = 1e3
+
 TRACE: Final = "trace.h5"
 MINIMAL_BATCH: Final = "minimal_batch.npz"
 JOURNAL: Final = "journal.jsonl"
@@ -153,6 +158,9 @@ def examine(
             bench.function = _as_trained(request, engine, snapshot, builder, progress, worth=True)
         if request.trials:
             _prove(request, bench, builder, progress, control=control)
+    if bench is not None:
+        with _timed(timings, "earlier checkpoints"):
+            _earlier(opened, builder, progress)
     if bench is not None and request.trials:
         with _timed(timings, "samples"):
             left = max(request.budget - timings["trials"], 0.0)
@@ -318,6 +326,33 @@ def _chain(bench: Any, engine: Any, builder: TraceBuilder) -> None:
         walked = chain.measure(bench, primary, step, builder)
         if walked is not None:
             counterpart.measure(bench, primary, step, walked, builder)
+
+
+def _earlier(opened: Any, builder: TraceBuilder, progress: Callable[[int, str, str], None]) -> None:
+    """Where the checkpoint itself is broken, look for the last sound one beside it."""
+    from divergence_doctor.checkpoints import Fault, last_good
+
+    trace = builder.build()
+    main = diagnosis.diagnose(trace).main
+    if main is None or main.finding.cause not in _BROKEN:
+        return
+    defects = trace.table("defects")
+    largest = float("inf")
+    if not len(defects):
+        held = trace.table("weights").select(
+            step=0, when="before", variable=main.finding.site.variable
+        )
+        largest = max((float(size) for size in held["absmax"]), default=0.0) / _OUT_OF_SCALE
+        if largest < _OUT_OF_SCALE:
+            return
+    progress(-1, "earlier checkpoints", "")
+    negative = [
+        (tuple(int(side) for side in row["shape"].split("x") if side), row["count"])
+        for row in defects.select(kind="negative").rows()
+    ]
+    found = last_good(Path(str(opened.source["file"])), Fault(tuple(negative), largest))
+    if found is not None:
+        builder.describe(last_good=found)
 
 
 def _matched(match: Callable[[Batch, Any], Any], batch: Batch, model: Any) -> Any:

@@ -141,3 +141,36 @@ def test_bad_labels_stay_the_diagnosis_where_xla_makes_nan_of_them(tmp_path):
     assert [finding.cause for finding in found] == ["execution-mismatch"]
     assert "has a loss of nan" in found[0].summary
     assert "op by op it raises InvalidArgumentError" in found[0].summary
+
+
+@pytest.mark.parametrize("what", ["nan", "negative slot", "scale"])
+def test_the_last_sound_checkpoint_beside_a_broken_one_is_named(keras, tmp_path, what):
+    model = keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.Dense(4, kernel_regularizer="l2", name="hidden"),
+            keras.layers.Dense(1),
+        ]
+    )
+    model.compile("adam", "mse")
+    kernel = model.get_layer("hidden").kernel
+    for step in (1, 2, 3):
+        model.train_on_batch(X[:, 0], Y)
+        if step == 3:
+            slot = next(v for v in model.optimizer.variables if "hidden_kernel_vel" in v.path)
+            spoilt = (slot if what == "negative slot" else kernel).numpy()
+            spoilt[1, 2] = {"nan": np.nan, "negative slot": -1e3, "scale": 1e25}[what]
+            (slot if what == "negative slot" else kernel).assign(spoilt)
+        model.save(tmp_path / f"step-{step}.keras")
+    np.savez(tmp_path / "batch.npz", x=X[:, 0], y=Y)
+    request = Request(str(tmp_path / "step-3.keras"), (str(tmp_path / "batch.npz"),))
+    (tmp_path / "out").mkdir()
+    trace = examine(request, tmp_path / "out")
+    assert trace.context["last_good"] == {
+        "file": "step-2.keras", "next": "step-3.keras", "oldest": "step-1.keras", "of": 2,
+        "read": 1,
+    }  # fmt: skip
+    main = diagnose(trace).main
+    expected = "corrupt-optimizer-state" if what == "negative slot" else "corrupt-weights"
+    assert (main.finding.cause, main.confirmed) == (expected, True)
+    assert main.finding.remedies[0].startswith("Go back to step-2.keras")

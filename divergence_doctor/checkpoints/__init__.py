@@ -7,5 +7,14 @@ from divergence_doctor.checkpoints._checkpoint import (
     choose,
     open_checkpoint,
 )
+from divergence_doctor.checkpoints._earlier import Fault, last_good
 
-__all__ = ["Checkpoint", "OpenOptions", "Opened", "choose", "open_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "Fault",
+    "OpenOptions",
+    "Opened",
+    "choose",
+    "last_good",
+    "open_checkpoint",
+]

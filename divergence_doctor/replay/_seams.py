@@ -352,6 +352,35 @@ def scaled_rate(optimizer: Any, factor: float) -> Iterator[None]:
         optimizer._learning_rate = schedule  # noqa: SLF001
 
 
+@contextmanager
+def bounded_rate(optimizer: Any, default: float) -> Iterator[None]:
+    """Put a rate in place of an optimizer's where that is not finite or is negative, for a while.
+
+    A constant rate is a variable of the optimizer: putting back its state puts it back too.
+    """
+    import keras
+
+    held: Any = getattr(optimizer, "_learning_rate", None)
+    if isinstance(held, keras.Variable):
+        held.assign(default)
+        yield
+        return
+
+    class Bounded(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+        def __call__(self, step: Any) -> Any:
+            rate = keras.ops.cast(held(step), "float32")
+            good = keras.ops.logical_and(keras.ops.isfinite(rate), rate >= 0)
+            return keras.ops.where(good, rate, default)
+
+    scheduled = isinstance(held, keras.optimizers.schedules.LearningRateSchedule)
+    # The public setter refuses to swap schedules.
+    optimizer._learning_rate = Bounded() if scheduled else default  # noqa: SLF001
+    try:
+        yield
+    finally:
+        optimizer._learning_rate = held  # noqa: SLF001
+
+
 def graph_in_the_making() -> Any:
     """Return the graph that is being traced into, or None when ops run at once."""
     import tensorflow as tf

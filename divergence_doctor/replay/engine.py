@@ -17,8 +17,10 @@ from divergence_doctor._clean import clean
 from divergence_doctor.errors import LimitError, UsageError
 from divergence_doctor.replay import _seams as seams
 from divergence_doctor.replay.anatomy import describe_model
+from divergence_doctor.replay.defects import defects
 from divergence_doctor.replay.feeding import tensors
 from divergence_doctor.replay.harmless import harmless
+from divergence_doctor.replay.hyperparameters import hyperparameters
 from divergence_doctor.replay.measuring import Measuring
 from divergence_doctor.replay.outcome import Judge
 from divergence_doctor.replay.source import of_exception, raised_by_us
@@ -281,6 +283,8 @@ class Engine:
         ]
         scale, rate = _loss_scale(self.model), _learning_rate(self.model)
         iterations = _iterations(self.model)
+        for row in hyperparameters(self.model, step):
+            self.builder.add("hyperparameters", **row)
         watch = self._watch(step, data, number, state)
         watch.stream.trust(self._sound(state))
         start = time.perf_counter()
@@ -315,7 +319,7 @@ class Engine:
             gradient_norm=_norm(
                 norm if finite else math.nan for norm, finite in watch.gradients.values()
             )
-            / (scale if math.isfinite(scale) else 1.0),
+            / _divisor(scale),
             update_norm=after.update_norm,
             weight_norm=after.weight_norm,
             loss_finite=math.isfinite(loss) if not ran.raised else False,
@@ -359,6 +363,8 @@ class Engine:
             row = self._weights.get(id(held.variable)) or _stats(values)
             self._weights[id(held.variable)] = row
             self._weight(step, order, "before", held, row)
+            if step == 0:
+                self._defects("weights", held.path, values, row)
             if held.trainable:
                 key = id(held.variable)
                 large = values.size >= LARGE
@@ -437,8 +443,25 @@ class Engine:
         for order, (variable, path, optimizer) in enumerate(slots):
             row = self._slot_rows.get(id(variable))
             if row is None:
-                row = self._slot_rows[id(variable)] = _stats(seams.values_of(variable))
+                values = seams.values_of(variable)
+                row = self._slot_rows[id(variable)] = _stats(values)
+                if step == 0:
+                    self._defects("slots", path, values, row, optimizer=optimizer)
             self._slot(step, order, "before", (path, optimizer), row)
+
+    def _defects(
+        self,
+        owner: str,
+        path: str,
+        values: NDArray[Any],
+        row: dict[str, Any],
+        *,
+        optimizer: str = "",
+    ) -> None:
+        """Record where the bad elements of a variable lie as it was loaded."""
+        if not _finite(row) or row["negative"]:
+            for defect in defects(owner, path, values, optimizer=optimizer):
+                self.builder.add("defects", **defect)
 
     def _slots_after(self, step: int) -> bool:
         """Measure the slots in brief; record those that are not finite in full."""
@@ -509,8 +532,13 @@ def _loss_of(watch: StepWatch, logs: Any, scale: float) -> float:
     if isinstance(logs, dict) and "loss" in logs:
         return float(np.asarray(logs["loss"]).sum())
     if watch.targets:
-        return sum(watch.targets) / (scale if math.isfinite(scale) else 1.0)
+        return sum(watch.targets) / _divisor(scale)
     return math.nan
+
+
+def _divisor(scale: float) -> float:
+    """Return what a scaled loss is divided by; 1 without a scale, or with one that is none."""
+    return scale if math.isfinite(scale) and scale != 0 else 1.0
 
 
 def _loss_scale(model: Any) -> float:

@@ -99,11 +99,17 @@ def model_variables(model: Any) -> list[Held]:
 
 
 def slot_variables(model: Any) -> Iterator[tuple[Any, str, str]]:
-    """Yield (variable, path, optimizer class) of every floating variable of every optimizer."""
+    """Yield (variable, path, optimizer class) of every floating variable of every optimizer.
+
+    The slots of an optimizer inside a loss scale are that optimizer's own.
+    """
     for optimizer in optimizers_of(model):
+        inner = innermost(optimizer)
+        inside = {id(variable) for variable in inner.variables}
         for variable in optimizer.variables:
             if _is_floating(variable):
-                yield variable, clean(variable.path), type(optimizer).__name__
+                owner = inner if id(variable) in inside else optimizer
+                yield variable, clean(variable.path), type(owner).__name__
 
 
 def layers_of(model: Any) -> Iterator[Any]:

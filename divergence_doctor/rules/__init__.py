@@ -2,6 +2,7 @@
 
 from divergence_doctor.rules._batch import raised as raised_step
 from divergence_doctor.rules._culprits import settled
+from divergence_doctor.rules._defects import may_be_negative
 from divergence_doctor.rules._rule import (
     Evidence,
     Example,
@@ -22,6 +23,7 @@ __all__ = [
     "Site",
     "Verdict",
     "all_rules",
+    "may_be_negative",
     "raised_step",
     "settled",
 ]

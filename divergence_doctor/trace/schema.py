@@ -219,6 +219,40 @@ TABLES: Final[dict[str, TableSpec]] = {
             tensor=True,
         ),
         TableSpec(
+            "hyperparameters",
+            "one number that an optimizer steps by, as a step begins",
+            (
+                _STEP,
+                Column("optimizer", "int", "which optimizer of the model, the compiled one first"),
+                Column("optimizer_class", "str", "class of the optimizer, inside a loss scale"),
+                Column("name", "str", "name of its argument; iterations and loss_scale too"),
+                Column("value", "float", "its value; a row is there only where it is known"),
+                Column("default", "float", "what the class takes when it is left out; else NaN"),
+                Column("schedule", "str", "class of its learning rate schedule; empty if none"),
+            ),
+        ),
+        TableSpec(
+            "defects",
+            "where the bad elements of one variable lie as it was loaded",
+            (
+                Column("owner", "str", "weights or slots"),
+                _VARIABLE,
+                Column("kind", "str", "nan, inf or negative (what may not be below zero)"),
+                Column("count", "int", "bad elements", "1"),
+                Column("size", "int", "number of elements", "1"),
+                Column(
+                    "pattern",
+                    "str",
+                    "cell, row (of the first axis), column (of the last axis), block, scattered or "
+                    "whole",
+                ),
+                Column("axes", "str", "bad indices by axis, how many, as a JSON list"),
+                Column("indices", "str", "the first bad indices by axis, as a JSON list of lists"),
+                Column("index", "str", "index of the first bad element, e.g. 3,0"),
+                _SHAPE,
+            ),
+        ),
+        TableSpec(
             "losses",
             "one term of the loss",
             (

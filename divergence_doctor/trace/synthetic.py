@@ -72,7 +72,7 @@ class SyntheticEvent:
     """One non-finite event; ``inputs`` and ``outputs`` become operands with these values.
 
     ``input_values`` are the inputs' values at the bad element, ``input_makers`` the ops that made
-    them.
+    them, ``input_variables`` the variables that they are (empty for what an op made).
     """
 
     op_type: str
@@ -89,6 +89,7 @@ class SyntheticEvent:
     inputs: Sequence[ArrayLike] = ()
     input_values: Sequence[float] = ()
     input_makers: Sequence[str] = ()
+    input_variables: Sequence[str] = ()
     outputs: Sequence[ArrayLike] = ()
     step: int | None = None
     layer_class: str = ""
@@ -117,6 +118,10 @@ class SyntheticRun:
         executions: rows of table ``executions``.
         configs: configs of layers by path.
         float32: rows of table ``float32``, about the first event unless they say otherwise.
+        slots: variables of the optimizer by path, with their values before the first step.
+        hyperparameters: numbers of the optimizer by name, one for each step (or one for all).
+        schedule: class of the learning rate schedule.
+        defects: rows of table ``defects``.
     """
 
     losses: Sequence[float] = (1.0, 0.9)
@@ -148,6 +153,10 @@ class SyntheticRun:
     executions: Sequence[Mapping[str, Any]] = ()
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     float32: Sequence[Mapping[str, Any]] = ()
+    slots: Mapping[str, ArrayLike] = field(default_factory=dict)
+    hyperparameters: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
+    schedule: str = ""
+    defects: Sequence[Mapping[str, Any]] = ()
     context: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -170,6 +179,9 @@ def training_trace(**fields: Any) -> Trace:
                 trainable=True,
                 **tensor(values),
             )
+    _optimizer(builder, run)
+    for defect in run.defects:
+        builder.add("defects", **{"owner": "weights", **defect})
     for order, event in enumerate(run.events):
         _event(builder, run, order, event)
     for division in run.divisions:
@@ -247,6 +259,35 @@ def _steps(builder: TraceBuilder, run: SyntheticRun) -> None:
             raised_phase="forward" if last and run.raised else "",
         )
         builder.add("losses", step=step, order=0, name="loss", value=loss)
+
+
+def _optimizer(builder: TraceBuilder, run: SyntheticRun) -> None:
+    for order, (name, values) in enumerate(run.slots.items()):
+        builder.add(
+            "slots",
+            step=0,
+            order=order,
+            when="before",
+            variable=name,
+            optimizer=run.optimizer,
+            **tensor(np.asarray(values, dtype="float32")),
+        )
+    numbers: dict[str, float | Sequence[float]] = {
+        "learning_rate": run.learning_rate,
+        **run.hyperparameters,
+    }
+    for step in range(len(run.losses)):
+        for name, value in numbers.items():
+            if step == 0 or not isinstance(value, int | float):
+                builder.add(
+                    "hyperparameters",
+                    step=step,
+                    optimizer=0,
+                    optimizer_class=run.optimizer,
+                    name=name,
+                    value=_per(value, step),
+                    schedule=run.schedule,
+                )
 
 
 def _layers(builder: TraceBuilder, run: SyntheticRun) -> None:
@@ -399,15 +440,16 @@ def _event(builder: TraceBuilder, run: SyntheticRun, order: int, event: Syntheti
         builder.add("chain", **{"step": step, "op": order, "link": number, **followed, **link})
     for position, value in enumerate(event.inputs):
         at = event.input_values[position] if position < len(event.input_values) else math.nan
-        makers = event.input_makers
+        makers, variables = event.input_makers, event.input_variables
+        variable = variables[position] if position < len(variables) else ""
         builder.add(
             "operands",
             step=step,
             op=order,
             position=position,
             role="input",
-            origin="op",
-            origin_name=makers[position] if position < len(makers) else "",
+            origin="variable" if variable else "op",
+            origin_name=variable or (makers[position] if position < len(makers) else ""),
             value=at,
             **tensor(np.asarray(value, dtype=run.dtype)),
         )

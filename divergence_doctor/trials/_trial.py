@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -38,17 +38,23 @@ class Outcome:
         outcome: ``finite``, ``still-fails`` or ``not-run``.
         detail: what was seen, or why it was not run.
         rerun: the run behind it; None when it was not run.
+        breadth: how much it changed, where that is more than what its trial changes at least.
     """
 
     changed: str
     outcome: str
     detail: str
     rerun: Rerun | None = None
+    breadth: int = 0
 
     @classmethod
     def of(cls, changed: str, rerun: Rerun) -> Outcome:
         """Return the outcome that a rerun stands for."""
         return cls(changed, "finite" if rerun.finite else "still-fails", rerun.why, rerun)
+
+    def wider(self, breadth: int) -> Outcome:
+        """Return the same outcome of a change that was broader than its trial is at the least."""
+        return replace(self, breadth=breadth)
 
     @classmethod
     def not_run(cls, changed: str, why: str) -> Outcome:
@@ -155,7 +161,7 @@ def _record(
         cause=cause,
         parameters=parameters,
         changed=outcome.changed,
-        breadth=trial.breadth,
+        breadth=max(trial.breadth, outcome.breadth),
         outcome=outcome.outcome,
         detail=outcome.detail,
         steps=rerun.steps if rerun is not None else 0,

@@ -23,7 +23,9 @@ class ReplaceValues(Trial):
     """Replaces NaN and Inf: ``{"where": "batch" | "weights" | "slots", "names": [...]}``.
 
     In a batch a bad cell becomes the mean of its feature's finite values. In a variable it becomes
-    0, or 1 in a variance or a scale, which may not be 0 (nor negative).
+    0, or 1 in a variance or a scale, which may not be 0 (nor negative). ``"slots": [...]`` are
+    mended along with weights, and where ``"zeros": true`` is given the zeros of the named weights
+    become 1, in place of what is not finite.
     """
 
     name: ClassVar[str] = "replace-values"
@@ -32,8 +34,11 @@ class ReplaceValues(Trial):
     def run(self, bench: Bench, parameters: Mapping[str, Any]) -> Outcome:
         """Run the steps with the values replaced."""
         names = [str(name) for name in parameters.get("names", ())]
+        zeros, slots = bool(parameters.get("zeros")), {str(n) for n in parameters.get("slots", ())}
         shown = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
-        changed = f"non-finite values in {shown or parameters['where']} replaced"
+        what = "zeros" if zeros else "non-finite values"
+        also = f" and of {len(slots)} slot(s) of the optimizer" if slots else ""
+        changed = f"{what} in {shown or parameters['where']}{also} replaced"
         if parameters["where"] == "batch":
             batches = bench.edited(lambda n, a: fill(a) if n in names or not names else a)
             return Outcome.of(changed, bench.run(batches=batches))
@@ -46,6 +51,10 @@ class ReplaceValues(Trial):
                 held = [(variable, path) for variable, path, _ in slot_variables(bench.model)]
             for variable, path in held:
                 if not wanted or path in wanted:
+                    values = np.asarray(variable.value)
+                    variable.assign(without_zeros(values) if zeros else mend(values, path))
+            for variable, path, _ in slot_variables(bench.model):
+                if path in slots:
                     variable.assign(mend(np.asarray(variable.value), path))
             yield
 
@@ -63,6 +72,11 @@ def fill(array: NDArray[Any]) -> NDArray[Any]:
     count = np.maximum((~bad).sum(axis=0), 1)
     means = good.sum(axis=0) / count
     return np.where(bad, np.broadcast_to(means, array.shape), array).astype(array.dtype)
+
+
+def without_zeros(values: NDArray[Any]) -> NDArray[Any]:
+    """Return a variable's values with 1 in place of every 0."""
+    return np.where(values == 0, np.ones((), values.dtype), values).astype(values.dtype)
 
 
 def mend(values: NDArray[Any], path: str) -> NDArray[Any]:

@@ -31,6 +31,9 @@ _RADIUS: Final = 1.05
 class RescaleWeights(Trial):
     """Rescales kernels that are too large: ``{"layers": [...]}``, all layers when empty.
 
+    ``{"scales": {"dense/kernel": 0.29}}`` brings the named variables, of any kind, to a root mean
+    square instead, and changes no other.
+
     A kernel is brought to the standard deviation of He's initialiser, sqrt(2 / fan_in) (He et al.
     2015, arXiv:1502.01852), and where that still fails to LeCun's, sqrt(1 / fan_in), which keeps
     the variance through units that are not rectified; a recurrent kernel to a spectral radius of at
@@ -42,6 +45,9 @@ class RescaleWeights(Trial):
 
     def run(self, bench: Bench, parameters: Mapping[str, Any]) -> Outcome:
         """Run all the steps with the kernels rescaled."""
+        scales = {str(path): float(rms) for path, rms in parameters.get("scales", {}).items()}
+        if scales:
+            return _to_scales(bench, scales)
         layers = {str(layer) for layer in parameters.get("layers", ())}
         scaled: list[str] = []
         changed, rerun = "kernels rescaled", None
@@ -58,6 +64,30 @@ class RescaleWeights(Trial):
         if rerun is None:
             return Outcome.not_run(changed, "no kernel is larger than its initialiser makes it")
         return Outcome.of(changed, rerun)
+
+
+def _to_scales(bench: Bench, scales: Mapping[str, float]) -> Outcome:
+    """Return whether the steps live with each variable at the root mean square named for it."""
+
+    @contextmanager
+    def prepared() -> Iterator[None]:
+        for held in model_variables(bench.model):
+            if held.path in scales:
+                values = np.asarray(held.variable.value)
+                held.variable.assign(to_rms(values, scales[held.path]))
+        yield
+
+    few = ", ".join(list(scales)[:3]) + (", …" if len(scales) > 3 else "")
+    changed = f"{few} brought to the scale of the initialiser"
+    steps = max(bench.asked, bench.failing_step + 1)
+    return Outcome.of(changed, bench.run(prepare=prepared, steps=steps))
+
+
+def to_rms(values: NDArray[Any], rms: float) -> NDArray[Any]:
+    """Return values of a given root mean square, computed where their squares do not overflow."""
+    wide = values.astype(np.float64)
+    now = float(np.sqrt(np.mean(wide**2))) if wide.size else 0.0
+    return (wide * (rms / now) if now > 0 else wide).astype(values.dtype)
 
 
 @contextmanager

@@ -184,6 +184,24 @@ def test_a_scaled_rate_is_scaled_for_a_while(keras, scheduled):
         assert float(optimizer.learning_rate) == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_a_bounded_rate_stands_in_for_one_that_is_none(keras, scheduled):
+    class Worse(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return [0.1, -0.1, float("nan")][int(step)]
+
+    optimizer = keras.optimizers.SGD(Worse() if scheduled else float("nan"))
+    optimizer.build([keras.Variable([1.0])])
+    found = []
+    with seams.bounded_rate(optimizer, 0.5):
+        for step in (0, 1, 2):
+            optimizer.iterations.assign(step)
+            found.append(float(optimizer.learning_rate))
+    assert found == pytest.approx([0.1, 0.5, 0.5] if scheduled else [0.5, 0.5, 0.5])
+    if scheduled:
+        assert np.isnan(float(optimizer.learning_rate))
+
+
 def test_an_op_that_moves_elements_runs_on_their_numbers(tf):
     seen = []
     with seams.op_callback(lambda kind, ins, attrs, *_rest: seen.append((kind, ins, attrs))):
