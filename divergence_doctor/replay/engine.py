@@ -51,7 +51,7 @@ _SELDOM: Final = 2_000
 #: What a variable held before the step, or a copy of it that is, or will be, there.
 _Kept: TypeAlias = "NDArray[Any] | Future[NDArray[Any]]"
 #: Steps that may follow the asked ones while loss scaling still searches for a scale that fits:
-#: from 2**15, the default of Keras, it is halved to 1 in 15 skipped steps.
+#: from 2**15, the default of Keras, it is halved to 2**-14 in 29 skipped steps.
 _SCALE_SEARCH: Final = 40
 
 

@@ -17,10 +17,16 @@ RUNAWAY: Final = 1e3
 BELOW_ZERO: Final = -1e-3
 #: Losses below this are as good as zero: rising from there to an ordinary value is no runaway.
 SMALL: Final = 1e-3
+#: Float16's smallest normal number. Keras halves the loss scale without end, also below 1; scaled
+#: by less than this, an ordinary gradient loses its digits, so no step is to be hoped for.
+LEAST_SCALE: Final = 2.0**-14
 #: A loss that rose this much and then stands still on a dead output has collapsed.
 COLLAPSED: Final = 1e2
 #: A step this long against the weights leaves nothing of them.
 REPLACED: Final = 1.0
+#: Float16's smallest normal number. Keras halves the loss scale without end, also below 1; scaled
+#: by less than this, an ordinary gradient loses its digits, so no step is to be hoped for.
+LEAST_SCALE: Final = 2.0**-14
 #: A loss that rose this much and neither falls nor runs away leaves the question open.
 UNDECIDED: Final = 10.0
 
@@ -159,7 +165,7 @@ class Judge:
             self._failed = (step, why)
             return True
         if row["skipped"] and step + 1 >= asked:
-            if row["loss_scale"] <= 1.0:
+            if row["loss_scale"] <= LEAST_SCALE:
                 self._failed = (
                     0,
                     (

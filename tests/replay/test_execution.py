@@ -391,15 +391,34 @@ def test_a_runaway_is_left_to_the_reference(keras, compared):
     assert "not run: the reference fails while loss and state are finite" in said
 
 
+def distance(y, predicted):
+    import tensorflow as tf
+
+    return tf.norm(y - tf.cast(predicted, "float32"), axis=-1)
+
+
 def test_loss_scaling_that_skips_every_step_does_so_in_both(keras, compared):
     keras.config.set_dtype_policy("mixed_float16")
     model = keras.Sequential(
         [keras.layers.Input((4,)), keras.layers.Dense(1, kernel_initializer="zeros")]
     )
     scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(), initial_scale=2.0)
-    model.compile(scaled, "mse")
-    trace = compared(model, steps=3, x=np.full((8, 4), 6e4, "float32"), y=np.full((8, 1), 9.0))
+    # A norm has no derivative at 0: infinite at any scale.
+    model.compile(scaled, distance)
+    trace = compared(model, steps=3, x=np.ones((8, 4), "float32"), y=np.zeros((8, 1)))
     assert trace.outcome == "diverged"
     assert "loss scaling skipped all" in trace.context["outcome_because"]
     assert trace.context["failing_execution"] == "both"
     assert set(trace.table("executions")["differs"]) == {""}
+
+
+def test_loss_scaling_that_finds_a_scale_below_one_is_healthy(keras, compared):
+    keras.config.set_dtype_policy("mixed_float16")
+    model = keras.Sequential(
+        [keras.layers.Input((4,)), keras.layers.Dense(1, kernel_initializer="zeros")]
+    )
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1e-12), initial_scale=2.0)
+    model.compile(scaled, "mse")
+    trace = compared(model, steps=3, x=np.full((8, 4), 6e4, "float32"), y=np.full((8, 1), 9.0))
+    assert trace.table("steps")["loss_scale"][-1] < 1.0
+    assert trace.outcome == "healthy"
