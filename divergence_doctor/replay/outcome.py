@@ -17,9 +17,6 @@ RUNAWAY: Final = 1e3
 BELOW_ZERO: Final = -1e-3
 #: Losses below this are as good as zero: rising from there to an ordinary value is no runaway.
 SMALL: Final = 1e-3
-#: Float16's smallest normal number. Keras halves the loss scale without end, also below 1; scaled
-#: by less than this, an ordinary gradient loses its digits, so no step is to be hoped for.
-LEAST_SCALE: Final = 2.0**-14
 #: A loss that rose this much and then stands still on a dead output has collapsed.
 COLLAPSED: Final = 1e2
 #: A step this long against the weights leaves nothing of them.

@@ -83,7 +83,7 @@ class ExplodingActivation(Rule):
     def examine(self, trace: Trace) -> Finding | None:
         """Return the growth that ended in the overflow, or None."""
         producer = forward_fault(trace) or self._square_of_the_gradient(trace)
-        if producer is None or not _overflowed(producer) or _in_half(producer):
+        if producer is None or not _overflowed(producer) or _in_half_alone(trace, producer):
             return None
         first = activation_growth(trace, 0) if producer.step > 0 else None
         growth = first or activation_growth(trace, producer.step)
@@ -155,6 +155,7 @@ class ExplodingActivation(Rule):
             Example("a cell that overflows at its 212th call", _late),
             Example("a single layer whose weights have a gain of 1e20", _heavy),
             Example("activations of 1e13, and a gradient whose square overflows", _squared),
+            Example("an overflow of float16 that is one of float32 too", lambda: _half(wide=False)),
         )
 
     @classmethod
@@ -165,15 +166,20 @@ class ExplodingActivation(Rule):
             Example("a squared error of a target of 1e30", _target),
             Example("a log of 0 in a deep network", _logarithm),
             Example("a deep network that grows and stays finite", _finite),
+            Example("an overflow of float16 that float32 mends", lambda: _half(wide=True)),
         )
 
 
-def _in_half(producer: Producer) -> bool:
+def _in_half_alone(trace: Trace, producer: Producer) -> bool:
     """Say whether the overflow is one of float16, which ends at 65504 and grows past it unseen.
 
-    What rescaling the weights mends there says nothing: it mends a short range as well.
+    What rescaling the weights mends there says nothing: it mends a short range as well. It says
+    something where the same step fails in float32 too.
     """
-    return any(operand.dtype == "float16" for operand in producer.operands)
+    if not any(operand.dtype == "float16" for operand in producer.operands):
+        return False
+    beside = trace.table("float32").select(step=producer.step)
+    return not len(beside) or bool(beside["step_finite"].any())
 
 
 def _passes(producer: Producer) -> int:
@@ -262,6 +268,33 @@ def _deep() -> Trace:
         activation_absmax=sizes,
         weight_l2=88.0,
         events=(event,),
+    )
+
+
+def _half(*, wide: bool) -> Trace:
+    event = SyntheticEvent(
+        "MatMul",
+        phase="forward",
+        layer="dense_4",
+        inputs=([4e4, 4e4], [[11.0], [2.0]]),
+        outputs=([math.inf],),
+    )
+    return training_trace(
+        losses=(math.nan,),
+        layers=tuple(f"dense_{i}" for i in range(8)),
+        activation_absmax=tuple(3.0 * 11.0**i if i < 4 else math.nan for i in range(8)),
+        weight_l2=88.0,
+        dtype="float16",
+        events=(event,),
+        float32=(
+            {
+                "op_type": "MatMul",
+                "role": "output",
+                "value": math.inf,
+                "float32": 4.4e5,
+                "step_finite": wide,
+            },
+        ),
     )
 
 
