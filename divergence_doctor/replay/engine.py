@@ -20,6 +20,7 @@ from divergence_doctor.replay.anatomy import describe_model
 from divergence_doctor.replay.feeding import tensors
 from divergence_doctor.replay.harmless import harmless
 from divergence_doctor.replay.measuring import Measuring
+from divergence_doctor.replay.normalization import compared, moving_statistics
 from divergence_doctor.replay.outcome import Judge
 from divergence_doctor.replay.source import of_exception, raised_by_us
 from divergence_doctor.replay.state import (
@@ -273,6 +274,7 @@ class Engine:
         data = tensors(self.batches[number])
         variables = model_variables(self.model)
         before = self._weights_before(step, variables)
+        moving = moving_statistics(self.model)
         slots = list(slot_variables(self.model))
         self._slots_before(step, slots)
         state = [
@@ -293,6 +295,8 @@ class Engine:
             watch.stream.reach_everything("loss")
         after = self._weights_after(step, variables, before, watch)
         slots_finite = self._slots_after(step)
+        for row in compared(moving, step=step, calls=watch.calls_of):
+            self.builder.add("normalizations", **row)
         watch.stream.settle()
         watch.stream.name_term(watch.terms)
         self.last_stream = watch.stream
