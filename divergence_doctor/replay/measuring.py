@@ -63,9 +63,7 @@ class Measuring:
         self.put(table, known, seams.view(tensor).nbytes, **row)
         return known
 
-    def array(
-        self, values: NDArray[Any], dtype: str = "", *, work: Work | None = None
-    ) -> Measured:
+    def array(self, values: NDArray[Any], dtype: str = "", *, work: Work | None = None) -> Measured:
         """Measure an array, which must stay as it is until :meth:`settle`."""
         kind = {
             "dtype": dtype or str(values.dtype),

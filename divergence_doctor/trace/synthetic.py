@@ -110,6 +110,8 @@ class SyntheticRun:
         raised: message of an exception that ended the last step.
         divisions: rows of table ``divisions``.
         executions: rows of table ``executions``.
+        outputs: what a layer put out in every step, of shape (batch, ..., units), by layer.
+        rows: further rows of tables, by table.
     """
 
     losses: Sequence[float] = (1.0, 0.9)
@@ -139,6 +141,8 @@ class SyntheticRun:
     trials: Sequence[Mapping[str, Any]] = ()
     divisions: Sequence[Mapping[str, Any]] = ()
     executions: Sequence[Mapping[str, Any]] = ()
+    outputs: Mapping[str, ArrayLike] = field(default_factory=dict)
+    rows: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     context: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -167,6 +171,9 @@ def training_trace(**fields: Any) -> Trace:
         builder.add("divisions", **division)
     for number, execution in enumerate(run.executions):
         builder.add("executions", **{"step": number, "execution": "as-trained", **execution})
+    for table, rows in run.rows.items():
+        for row in rows:
+            builder.add(table, **row)
     for trial in run.trials:
         builder.add("trials", **{"breadth": 1, "parameters": "{}", **trial})
     diverged = run.outcome or ("diverged" if _failing(run) is not None else "healthy")
@@ -235,9 +242,13 @@ def _layers(builder: TraceBuilder, run: SyntheticRun) -> None:
         shape = generator.normal(size=(8, 8))
         for step in range(len(run.losses)):
             common = {"step": step, "order": order, "layer": layer, "layer_class": run.layer_class}
-            seen = tensor(
-                _scaled(shape, absmax=_per(run.activation_absmax, order), dtype=run.dtype)
+            output = np.asarray(
+                run.outputs.get(
+                    layer,
+                    _scaled(shape, absmax=_per(run.activation_absmax, order), dtype=run.dtype),
+                )
             )
+            seen = {**tensor(output), **_units(output)}
             builder.add("activations", **common, call=0, role="output", **seen)
             back = _scaled(shape, l2=_per(run.gradient_l2, order))
             builder.add("gradients", **common, call=0, variable="", **tensor(back))
@@ -258,6 +269,16 @@ def _layers(builder: TraceBuilder, run: SyntheticRun) -> None:
                 after_nonfinite=0,
                 **tensor(_scaled(shape, l2=ratio * run.weight_l2)),
             )
+
+
+def _units(output: NDArray[Any]) -> dict[str, int]:
+    """Return how many units are 0 throughout, and how many values lie near 1 or -1."""
+    units = output.reshape(-1, output.shape[-1])
+    rectified, bounded = bool((output >= 0).all()), bool((np.abs(output) <= 1).all())
+    return {
+        "dead_units": int((units == 0).all(axis=0).sum()) if rectified else -1,
+        "near_one": int((np.abs(output) >= 1 - 2.0**-9).sum()) if bounded else -1,
+    }
 
 
 def _scaled(
