@@ -334,6 +334,18 @@ TABLES: Final[dict[str, TableSpec]] = {
                     "largest finite value below `max`; NaN when there is none",
                 ),
                 Column("integral", "bool", "every finite value is a whole number"),
+                Column(
+                    "repeats",
+                    "int",
+                    "equal neighbours other than 0 in a row of labels; -1 for anything else",
+                    "1",
+                ),
+                Column(
+                    "inner_zeros",
+                    "int",
+                    "zeros before the last other value in a row of labels; -1 for anything else",
+                    "1",
+                ),
             ),
         ),
         TableSpec(

@@ -8,6 +8,7 @@ say in a line what they show::
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import dataclass, field
@@ -315,7 +316,10 @@ def _batch(builder: TraceBuilder, run: SyntheticRun) -> None:
             feature_std_max=float(np.nanmax(np.nanstd(rows, axis=0))) if whole.size else math.nan,
             **tensor(array),
         )
+        in_a_row = name == "y" and array.ndim == 2 and array.shape[1] > 1
         for sample, row in enumerate(wide.reshape(len(array), -1)):
+            labels = row[: np.flatnonzero(row)[-1] + 1] if row.any() else row[:0]
+            alike = sum(a == b != 0 for a, b in itertools.pairwise(row.tolist()))
             good = row[np.isfinite(row)]
             builder.add(
                 "samples",
@@ -331,6 +335,8 @@ def _batch(builder: TraceBuilder, run: SyntheticRun) -> None:
                 second_min=min(good[good > good.min(initial=math.inf)], default=math.nan),
                 second_max=max(good[good < good.max(initial=-math.inf)], default=math.nan),
                 integral=bool(np.all(good == np.round(good))),
+                repeats=alike if in_a_row else -1,
+                inner_zeros=int((labels == 0).sum()) if in_a_row else -1,
             )
         for index in np.argwhere(~np.isfinite(wide)):
             builder.add(
