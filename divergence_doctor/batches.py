@@ -171,8 +171,10 @@ def describe(
             dtype=str(array.dtype),
             shape=_shape(array),
         )
+        told = _in_a_row(numbers) if role == "y" and splits is None else {}
         for row in per_sample.rows():
-            builder.add("samples", **key, role=role, **row)
+            more = {column: int(counts[row["sample"]]) for column, counts in told.items()}
+            builder.add("samples", **key, role=role, **row, **more)
         for cell in _cells(numbers):
             if splits is not None:
                 cell["sample"] = int(np.searchsorted(splits, cell["sample"], side="right")) - 1
@@ -682,6 +684,23 @@ class _PerSample:
         )
         _, first = np.unique(notable, return_index=True)
         return np.sort(notable[np.sort(first)[:MAX_SAMPLES]])
+
+
+def _in_a_row(labels: NDArray[Any]) -> dict[str, NDArray[np.int64]]:
+    """Return, per sample, what decides whether a row of labels (samples, length) can be spelt.
+
+    ``repeats`` counts equal neighbours other than 0, ``inner_zeros`` zeros before the last other
+    value. Empty for labels of another shape.
+    """
+    if labels.ndim != 2 or labels.shape[1] < 2:
+        return {}
+    set_ = labels != 0
+    following = np.logical_or.accumulate(set_[:, ::-1], axis=1)[:, ::-1]
+    alike = (labels[:, 1:] == labels[:, :-1]) & set_[:, 1:]
+    return {
+        "repeats": np.count_nonzero(alike, axis=1),
+        "inner_zeros": np.count_nonzero(following & ~set_, axis=1),
+    }
 
 
 def _feature_std_max(array: NDArray[Any]) -> float:

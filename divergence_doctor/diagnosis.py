@@ -183,7 +183,7 @@ def diagnose(trace: Trace, rules: Sequence[Rule] | None = None) -> Diagnosis:
     outcome = trace.outcome
     because = str(trace.context.get("outcome_because", ""))
     causes = [item for item in assessed if not item.symptom]
-    ruled_out = tuple(_ruled_out(causes, verdicts))
+    ruled_out = tuple(_ruled_out(causes, [one for one in verdicts if not by_id[one.rule].symptom]))
     if outcome != "diverged":
         return Diagnosis(
             outcome,
@@ -209,9 +209,12 @@ def diagnose(trace: Trace, rules: Sequence[Rule] | None = None) -> Diagnosis:
     main_rule = by_id.get(main.finding.cause)
     explained = main_rule.explains if main_rule is not None else frozenset()
     explained |= main.finding.explains
+    named = [main, *(item for item in holding if item is not main)] if able else []
     findings = tuple(
-        replace(item, finding=replace(item.finding, explained_by=main.finding.cause))
-        if item is not main and (item.symptom or item.finding.cause in explained)
+        replace(item, finding=replace(item.finding, explained_by=_explanation(item, named)))
+        if item.symptom
+        else replace(item, finding=replace(item.finding, explained_by=main.finding.cause))
+        if item is not main and item.finding.cause in explained
         else item
         for item in assessed
     )
@@ -228,6 +231,14 @@ def diagnose(trace: Trace, rules: Sequence[Rule] | None = None) -> Diagnosis:
         ruled_out=ruled_out,
         trials=trials,
         verdicts=verdicts,
+    )
+
+
+def _explanation(symptom: Assessment, causes: Iterable[Assessment]) -> str | None:
+    """Return the first of the causes that may explain a symptom; None where none may."""
+    may = symptom.finding.effect_of
+    return next(
+        (item.finding.cause for item in causes if may is None or item.finding.cause in may), None
     )
 
 
@@ -337,7 +348,7 @@ def _rank(item: Assessment, effects: frozenset[str]) -> tuple[Any, ...]:
     )
 
 
-def _ruled_out(causes: list[Assessment], verdicts: tuple[Verdict, ...]) -> Iterable[RuledOut]:
+def _ruled_out(causes: list[Assessment], verdicts: Iterable[Verdict]) -> Iterable[RuledOut]:
     for item in causes:
         if item.refuted:
             said = "; ".join(

@@ -22,6 +22,7 @@ from divergence_doctor.replay.feeding import tensors
 from divergence_doctor.replay.harmless import harmless
 from divergence_doctor.replay.hyperparameters import hyperparameters
 from divergence_doctor.replay.measuring import Measuring
+from divergence_doctor.replay.normalization import compared, moving_statistics
 from divergence_doctor.replay.outcome import Judge
 from divergence_doctor.replay.source import of_exception, raised_by_us
 from divergence_doctor.replay.state import (
@@ -275,6 +276,7 @@ class Engine:
         data = tensors(self.batches[number])
         variables = model_variables(self.model)
         before = self._weights_before(step, variables)
+        moving = moving_statistics(self.model)
         slots = list(slot_variables(self.model))
         self._slots_before(step, slots)
         state = [
@@ -297,6 +299,8 @@ class Engine:
             watch.stream.reach_everything("loss")
         after = self._weights_after(step, variables, before, watch)
         slots_finite = self._slots_after(step)
+        for row in compared(moving, step=step, calls=watch.calls_of):
+            self.builder.add("normalizations", **row)
         watch.stream.settle()
         watch.stream.name_term(watch.terms)
         self.last_stream = watch.stream

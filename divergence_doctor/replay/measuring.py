@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 import numpy as np
 
 from divergence_doctor.replay import _seams as seams
+from divergence_doctor.replay.units import units
 from divergence_doctor.stats import LARGE, summarize
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Statistics that are, or will be, there.
 Measured: TypeAlias = "Future[dict[str, Any]]"
+#: What measures an array, given its dtype and shape in words.
+Work: TypeAlias = "Callable[[NDArray[Any], dict[str, str]], dict[str, Any]]"
 
 #: Bytes of tensors that may wait; the step then waits for them, so that none is held for long.
 _WAITING: Final = 64_000_000
@@ -52,11 +55,15 @@ class Measuring:
         key = seams.identity(tensor)
         known = self._known.get(key)
         if known is None:
-            known = self._known[key] = self.array(seams.view(tensor), tensor.dtype.name)
+            known = self._known[key] = self.array(
+                seams.view(tensor),
+                tensor.dtype.name,
+                work=_measure_output if table == "activations" else _measure,
+            )
         self.put(table, known, seams.view(tensor).nbytes, **row)
         return known
 
-    def array(self, values: NDArray[Any], dtype: str = "") -> Measured:
+    def array(self, values: NDArray[Any], dtype: str = "", *, work: Work | None = None) -> Measured:
         """Measure an array, which must stay as it is until :meth:`settle`."""
         kind = {
             "dtype": dtype or str(values.dtype),
@@ -64,9 +71,9 @@ class Measuring:
         }
         # NumPy's many short calls would take the interpreter from the step again and again.
         if values.size >= LARGE:
-            return self._beside(_measure, values, kind)
+            return self._beside(work or _measure, values, kind)
         done: Measured = Future()
-        done.set_result(_measure(values, kind))
+        done.set_result((work or _measure)(values, kind))
         return done
 
     def copied(self, key: int, values: NDArray[Any]) -> Future[NDArray[Any]]:
@@ -124,3 +131,8 @@ def _copy(values: NDArray[Any], place: NDArray[Any]) -> NDArray[Any]:
 
 def _measure(values: NDArray[Any], kind: dict[str, str]) -> dict[str, Any]:
     return {**kind, **summarize(values)}
+
+
+def _measure_output(values: NDArray[Any], kind: dict[str, str]) -> dict[str, Any]:
+    row = _measure(values, kind)
+    return {**row, **units(values, row)}

@@ -116,6 +116,10 @@ class StepWatch:
         """Where in the model the step stands now."""
         return self._place
 
+    def calls_of(self, path: str) -> int:
+        """Return how often the layer of a path has been called."""
+        return self._calls.get(path, 0)
+
     def see_leaf(self, name: str, tensor: Any) -> None:
         """Tell the watch of one array of the batch, before the step."""
         whole, tensor = tensor, _values(tensor)

@@ -388,7 +388,7 @@ class Document:
         where: the place of the first non-finite value; None when there was none.
         who: what in the batch is to blame; None when nothing was recorded of the batch.
         steps, layers: one row per replayed step, per layer at ``layers_step``.
-        contributing, findings, ruled_out: the other causes.
+        contributing, findings, ruled_out: the other causes; the findings hold the symptoms too.
         told: non-finite values that do no harm.
         fidelity: how true the replay is to the run that died.
         run: versions, device, dtype policy, optimizer, step, timings (JSON values).
@@ -427,3 +427,13 @@ class Document:
     notes: tuple[str, ...]
     reproduce: dict[str, Any] | None
     execution: bool
+
+    @property
+    def symptoms(self) -> tuple[Cause, ...]:
+        """What else does not work, told of a healthy run as well, and never the diagnosis."""
+        return tuple(finding for finding in self.findings if finding.symptom)
+
+    @property
+    def considered(self) -> tuple[Cause, ...]:
+        """The findings that could be a diagnosis."""
+        return tuple(finding for finding in self.findings if not finding.symptom)

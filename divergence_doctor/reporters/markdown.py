@@ -224,6 +224,8 @@ def _main(document: Document) -> Iterable[str]:
     if document.cause is not None:
         yield from _mend(document.cause.remedies)
         yield from _evidence(document.cause)
+    if document.symptoms:
+        yield from _symptoms(document.symptoms)
     if document.told:
         yield from _told(document)
     yield "### Reproduce"
@@ -371,6 +373,29 @@ def _value(value: Any) -> str:
     return code(value) if isinstance(value, str) else number(value)
 
 
+def _symptoms(symptoms: Sequence[Cause]) -> Iterable[str]:
+    yield "### Symptoms"
+    yield "Seen beside the verdict; none of them is a cause."
+    yield _table(
+        ("symptom", "in a sentence", "comes of", "what mends it"),
+        [
+            (
+                f"{code(s.cause)} {prose(s.code)}",
+                prose(s.summary, 600),
+                code(s.explained_by or ""),
+                _in_a_line(s.remedies[0]) if s.remedies else NONE,
+            )
+            for s in symptoms
+        ],
+        "symptoms",
+    )
+
+
+def _in_a_line(remedy: Remedy) -> str:
+    parts = (prose(remedy.text), code(remedy.code) if remedy.code else "", prose(remedy.after))
+    return " ".join(part for part in parts if part)
+
+
 def _told(document: Document) -> Iterable[str]:
     yield "### Not finite, but harmless"
     yield "Told, not blamed: these reach neither the loss nor a gradient nor the state."
@@ -415,7 +440,7 @@ def _details(document: Document) -> Iterable[_Details]:
                 f"{c.confidence:.0%}",
                 prose(c.summary, 500),
             )
-            for c in document.findings
+            for c in document.considered
         ),
         "findings",
     )

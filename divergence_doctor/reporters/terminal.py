@@ -25,7 +25,7 @@ _MARKS: Final = {
     "inconclusive": ("?", "bold yellow"),
 }
 _TRIALS: Final = 5
-#: Most lines of each part: 22 in all, so that the prompt still stands on a screen of 24.
+#: Most lines of each part: 23 in all, so that the prompt still stands on a screen of 24.
 _LINES: Final = {
     "": 3,
     "where": 3,
@@ -33,6 +33,7 @@ _LINES: Final = {
     "proof": _TRIALS,
     "mend": 3,
     "also": 1,
+    "signs": 1,
     "note": 2,
     "files": 2,
 }
@@ -115,6 +116,8 @@ class Terminal(Reporter):
             yield from self._part("mend", [*_remedies(document.cause.remedies)], console)
         also = ", ".join(f"{c.cause} ({c.proven})" for c in document.contributing)
         yield from self._part("also", [_text(also)] if also else [], console)
+        signs = ", ".join(symptom.cause for symptom in document.symptoms)
+        yield from self._part("signs", [_text(signs)] if signs else [], console)
         yield from self._part(
             "note", [_text(_plain(note), "yellow") for note in document.notes], console
         )

@@ -54,6 +54,8 @@ def _left(
     finding: Finding, told: dict[str, Any], proven: tuple[int, ...], *, main: bool
 ) -> tuple[int, ...]:
     claimed = finding.samples
+    if finding.each_wrong and set(proven) <= set(claimed) and told.get("outcome") == "rows":
+        return claimed
     if told.get("outcome") == "rows":
         fed = main and finding.stage not in _NOT_FED
         return proven if fed or (claimed and set(claimed) >= set(proven)) else claimed

@@ -97,6 +97,16 @@ def gradient_growth(trace: Trace, step: int) -> Growth | None:
     return _steepest(trace, rows, "l2", step, backward=True)
 
 
+def gradient_decay(trace: Trace, step: int) -> Growth | None:
+    """Return how the gradients of a step shrink on the way back, if they do.
+
+    The same sizes as for their growth, seen the other way round: from the input to the loss, and
+    from the first time step to the last, they grow.
+    """
+    rows = trace.table("gradients").select(step=step, variable="")
+    return _steepest(trace, rows, "l2", step, backward=False)
+
+
 def gains(trace: Trace, step: int) -> dict[str, float]:
     """Return the largest gain, rms * sqrt(fan in), of each layer's weight matrices.
 

@@ -74,6 +74,9 @@ class Finding:
         proofs: trials that would prove it, the smallest change first.
         explained_by: for a symptom, the cause that explains it.
         explains: causes that are this one's effects in this trace, beside those that always are.
+        each_wrong: each of the samples is wrong by itself, also where the step already lives
+            without some of them: their effect on a loss adds up.
+        effect_of: for a symptom, the causes that may explain it; None where any may.
         contributes_only: it explains what was seen of a failure that it did not make; it is never
             the diagnosis.
     """
@@ -90,6 +93,8 @@ class Finding:
     explained_by: str | None = None
     explains: frozenset[str] = frozenset()
     contributes_only: bool = False
+    each_wrong: bool = False
+    effect_of: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

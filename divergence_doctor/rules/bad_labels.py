@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
 import numpy as np
 
 from divergence_doctor.rules import _batch
+from divergence_doctor.rules._losses import Bounds, Domain, bounds, domain_of, slack
 from divergence_doctor.rules._producer import bad_output, forward_fault
 from divergence_doctor.rules._rule import Evidence, Example, Finding, Proof, Rule, Site
 from divergence_doctor.trace.synthetic import SyntheticEvent, training_trace
@@ -33,12 +34,6 @@ _LABEL_OPS: Final = frozenset({"SparseSoftmaxCrossEntropyWithLogits", "CTCLoss",
 #: What a NaN label becomes when a float is cast to int64 on x86.
 _CAST_NAN: Final = -(2**63)
 
-_SPARSE: Final = frozenset({"SparseCategoricalCrossentropy", "CategoricalGeneralizedCrossEntropy"})
-_BINARY: Final = frozenset({"BinaryCrossentropy", "BinaryFocalCrossentropy"})
-_ONE_HOT: Final = frozenset({"CategoricalCrossentropy", "CategoricalFocalCrossentropy"})
-_OVERLAP: Final = frozenset({"Dice", "Tversky"})
-_HINGE: Final = frozenset({"Hinge", "SquaredHinge"})
-
 
 @dataclass(frozen=True, slots=True)
 class _Labels:
@@ -48,6 +43,7 @@ class _Labels:
     row: dict[str, Any]
     target: dict[str, Any]
     samples: Table
+    domain: Domain = field(default_factory=lambda: Domain("any"))
 
     @property
     def name(self) -> str:
@@ -78,6 +74,20 @@ class _Labels:
         )
 
     @property
+    def outside(self) -> float:
+        """Return how much a label outside the domain explains, by what the loss does with it."""
+        return {
+            "unbounded": BadLabels.OUTSIDE,
+            "scaled": BadLabels.SUSPECT,
+            "tamed": BadLabels.TAMED,
+        }[self.domain.outside]
+
+    @property
+    def fractional(self) -> NDArray[Any]:
+        """Return in which samples there are labels that are not whole."""
+        return ~np.asarray(self.samples["integral"], dtype=bool)
+
+    @property
     def ignored(self) -> int | None:
         """Return the label that the loss ignores; the config tells an ignored -1 from none."""
         config = _batch.as_json(self.target["config"])
@@ -99,9 +109,7 @@ class _Problem:
         total: samples in all.
         evidence: the figure that it rests on.
         remedy: what to change.
-        low: smallest label that the loss allows, or None.
-        high: largest label that the loss allows, or None.
-        integral: only whole numbers are allowed.
+        bounds: the labels that the loss allows.
         step: the row of the step that raised because of it, or None.
         finite: the labels are finite: the first bad value is made by an op.
     """
@@ -113,9 +121,7 @@ class _Problem:
     total: int
     evidence: Evidence
     remedy: str
-    low: float | None = None
-    high: float | None = None
-    integral: bool = False
+    bounds: Bounds = field(default_factory=Bounds)
     step: dict[str, Any] | None = None
     finite: bool = True
 
@@ -128,6 +134,7 @@ class BadLabels(Rule):
     domains are known: class ids that are negative, not below the number of classes or not whole;
     probabilities outside [0, 1]; counts below zero; label sequences longer than the time axis. A
     custom loss is judged by its ops. A step that raised in a sparse cross-entropy names its label.
+    Label smoothing, an ignored class and the casting of class ids are taken into account.
 
     Why it diverges: a NaN target makes its loss NaN, and weighting it with 0 does not help
     (0 * NaN = NaN). A class id out of range raises on a CPU and gives a NaN loss on GPU and XLA.
@@ -137,8 +144,9 @@ class BadLabels(Rule):
     Evidence: `batch/nan`, `batch/posinf`, `batch/neginf`, `cells`; `samples/min`, `samples/max` and
     `samples/integral` of the arrays of role `y` against `targets/loss`, `targets/classes` and
     `targets/ignore_class`; `steps/raised`. The domains are those of the losses' formulas in
-    keras.losses; MeanSquaredLogarithmicError and KLDivergence clip their targets and
-    SparseCategoricalCrossentropy cuts 1.5 down to 1 (Keras 3.15), so those alone stay below 0.5.
+    keras.losses, and what each does outside of it: no lower bound, scaled by the label, or clipped
+    and cast (MeanSquaredLogarithmicError, KLDivergence, 1.5 as a class id; Keras 3.15), which alone
+    stays below 0.5. For CTC `samples/repeats` and `samples/inner_zeros` against the time axis.
 
     Fix: remap the labels, e.g. `y = (y > 0).astype("float32")` for {-1, 1} or {0, 255};
     `keras.layers.Dense(int(y.max()) + 1)` for the last layer;
@@ -192,6 +200,7 @@ class BadLabels(Rule):
             stage="data",
             site=_site(trace, worst),
             samples=worst.rows if len(worst.rows) < worst.total else (),
+            each_wrong=worst.finite and worst.confidence > self.TAMED,
             evidence=tuple(problem.evidence for problem in problems),
             remedies=tuple(dict.fromkeys([*(problem.remedy for problem in problems), _CHECK])),
             proofs=tuple(_proofs(worst)),
@@ -319,6 +328,14 @@ _SIGNS: Final = "Hinge losses want -1 and 1 (0 and 1 are converted): `y = np.whe
 _NO_ZEROS: Final = (
     'A percentage of zero has no meaning: drop those samples or use `loss="mean_absolute_error"`.'
 )
+_PADDING: Final = (
+    "Pad the labels with 0, which is Keras' blank, not with -1, and shift the characters to 1 and "
+    "up: `y = np.where(y < 0, 0, y + 1)`."
+)
+_CHARACTERS: Final = (
+    "Give the last layer one unit per character and one for the blank, and number the characters "
+    "from 1: `keras.layers.Dense(len(characters) + 1)`."
+)
 _CTC: Final = (
     "The time axis must be at least as long as the label, plus one step per repeated character: "
     "pool less, use wider inputs, or filter the long labels."
@@ -349,6 +366,7 @@ def _raised(trace: Trace) -> Iterator[_Problem]:
             total=len(set(trace.table("samples")["sample"].tolist())),
             evidence=Evidence("what the op said", where, "/steps/raised"),
             remedy=_CTC if where.startswith("CTC") else _REMAP,
+            bounds=Bounds(steps=_time_axis(trace) if where.startswith("CTC") else None),
             step=step,
         )
         return
@@ -363,9 +381,7 @@ def _raised(trace: Trace) -> Iterator[_Problem]:
         total=total,
         evidence=Evidence("label that the op refused", value, "/steps/raised"),
         remedy=_DROP if value == _CAST_NAN else _for_class(value, classes),
-        low=0,
-        high=classes - 1,
-        integral=True,
+        bounds=Bounds(0, classes - 1, integral=True),
         step=step,
         finite=value != _CAST_NAN,
     )
@@ -390,6 +406,7 @@ def _infeasible(trace: Trace) -> Iterator[_Problem]:
         total=producer.batch_size,
         evidence=bad_output(producer),
         remedy=_CTC,
+        bounds=Bounds(steps=_time_axis(trace)),
     )
 
 
@@ -413,7 +430,11 @@ def _kind_of(value: int, classes: int) -> str:
 def _holders(trace: Trace, value: int, classes: int) -> tuple[str, tuple[int, ...], int]:
     """Return the label array that holds values out of range, its bad samples and all samples."""
     targets = trace.table("targets")
-    sparse = {target["array"] for target in targets.rows() if target["loss"] in _SPARSE}
+    sparse = {
+        target["array"]
+        for target in targets.rows()
+        if (domain := domain_of(target)) is not None and domain.meaning == "ids"
+    }
     # A continuous target may well hold the number too: first those that the op can have been given.
     rows = sorted(_batch.arrays(trace, "y").rows(), key=lambda row: row["name"] not in sparse)
     for row in rows:
@@ -436,7 +457,6 @@ def _nonfinite(trace: Trace) -> Iterator[_Problem]:
     judges = {row["array"]: row for row in trace.table("targets").rows()}
     for array in bad:
         how = _batch.travel(trace, [array.name])
-        low, high, integral = _bounds(judges.get(array.name))
         first = f", first at [{array.first}]" if array.first else ""
         rows = f"{len(array.rows)} of {array.samples} samples"
         yield _Problem(
@@ -448,25 +468,9 @@ def _nonfinite(trace: Trace) -> Iterator[_Problem]:
             total=array.samples,
             evidence=Evidence(f"NaN and Inf in {array.name}", array.nan + array.inf, "/batch"),
             remedy=_DROP,
-            low=low,
-            high=high,
-            integral=integral,
+            bounds=bounds(judges.get(array.name)),
             finite=False,
         )
-
-
-def _bounds(target: dict[str, Any] | None) -> tuple[float | None, float | None, bool]:
-    """Return the smallest and largest label of a built-in loss, and whether only integers count."""
-    if target is None or not target["builtin"]:
-        return None, None, False
-    loss = target["loss"]
-    if loss in _SPARSE:
-        return 0, target["classes"] - 1 if target["classes"] > 0 else None, True
-    if loss in _BINARY | _ONE_HOT | _OVERLAP | {"KLDivergence"}:
-        return 0, 1, False
-    if loss in {"Poisson", "MeanSquaredLogarithmicError"}:
-        return 0, None, False
-    return (-1, 1, True) if loss in _HINGE else (None, None, False)
 
 
 def _domains(trace: Trace) -> Iterator[_Problem]:
@@ -474,15 +478,16 @@ def _domains(trace: Trace) -> Iterator[_Problem]:
     targets = trace.table("targets")
     for row in _batch.arrays(trace, "y").rows():
         for target in targets.select(array=row["name"]).rows():
-            check = _CHECKS.get(target["loss"])
-            if target["builtin"] and check is not None:
-                yield from check(
-                    _Labels(trace, row, target, _batch.of_array(trace, "samples", row))
-                )
+            domain = domain_of(target)
+            check = _CHECKS.get(domain.meaning) if domain is not None else None
+            if check is not None and domain is not None:
+                samples = _batch.of_array(trace, "samples", row)
+                yield from check(_Labels(trace, row, target, samples, domain))
 
 
-def _sparse(labels: _Labels) -> Iterator[_Problem]:
-    least, most = labels.range
+def _ids(labels: _Labels) -> Iterator[_Problem]:
+    # They are cast to integers, towards 0: -0.5 is class 0, and 4.5 is class 4.
+    least, most = (np.trunc(end) for end in labels.range)
     classes = labels.target["classes"]
     ranged = f"only 0 to {classes - 1} are classes" if classes > 0 else "class ids start at 0"
     yield from _outside(
@@ -502,7 +507,7 @@ def _sparse(labels: _Labels) -> Iterator[_Problem]:
         )
     yield from _outside(
         labels,
-        ~np.asarray(labels.samples["integral"], dtype=bool),
+        labels.fractional,
         "not integers: the loss cuts 1.5 down to 1 without a word",
         BadLabels.TAMED,
         _REGRESSION,
@@ -510,24 +515,26 @@ def _sparse(labels: _Labels) -> Iterator[_Problem]:
 
 
 def _probability(labels: _Labels) -> Iterator[_Problem]:
-    sure = BadLabels.OUTSIDE
+    sure = labels.outside
     sign = ""
-    if labels.loss in _OVERLAP:
-        sure = BadLabels.SUSPECT
-    elif labels.loss == "KLDivergence":
-        sure = BadLabels.TAMED
-    elif np.any(_batch.losses(labels.trace) < 0):
+    if labels.domain.outside == "unbounded" and np.any(_batch.losses(labels.trace) < 0):
         sure = BadLabels.UNBOUNDED
         sign = f", and the loss, which cannot fall below 0 with proper labels, is at {_low(labels)}"
+    beyond = slack(_batch.as_json(labels.target["config"]), _smoothed_over(labels))
     yield from _outside(
         labels,
-        (labels.samples["min"] < 0) | (labels.samples["max"] > 1),
+        (labels.samples["min"] < -beyond) | (labels.samples["max"] > 1 + beyond),
         f"outside [0, 1] (from {labels.row['min']:g} to {labels.row['max']:g}){sign}",
         sure,
         _TO_UNIT,
     )
-    if labels.loss in _ONE_HOT:
+    if labels.domain.meaning == "one-hot":
         yield from _one_hot(labels)
+
+
+def _smoothed_over(labels: _Labels) -> int:
+    """Return over how many classes label smoothing spreads its share."""
+    return int(labels.target["classes"]) if labels.domain.meaning == "one-hot" else 2
 
 
 def _low(labels: _Labels) -> str:
@@ -552,78 +559,121 @@ def _one_hot(labels: _Labels) -> Iterator[_Problem]:
 
 
 def _counts(labels: _Labels) -> Iterator[_Problem]:
-    tamed = labels.loss == "MeanSquaredLogarithmicError"
-    negative = bool(np.any(_batch.losses(labels.trace) < 0))
-    sure = BadLabels.TAMED if tamed else BadLabels.OUTSIDE if negative else BadLabels.SUSPECT
+    sure = labels.outside
+    if sure > BadLabels.TAMED and np.any(_batch.losses(labels.trace) < 0):
+        sure = BadLabels.OUTSIDE
     yield from _outside(
         labels, labels.samples["min"] < 0, f"below zero ({labels.row['min']:g})", sure, _COUNTS
     )
 
 
-def _hinge(labels: _Labels) -> Iterator[_Problem]:
+def _signs(labels: _Labels) -> Iterator[_Problem]:
     samples = labels.samples
     yield from _outside(
         labels,
-        (samples["min"] < -1) | (samples["max"] > 1) | ~np.asarray(samples["integral"], dtype=bool),
+        (samples["min"] < -1) | (samples["max"] > 1) | labels.fractional,
         f"not -1 or 1 (from {labels.row['min']:g} to {labels.row['max']:g})",
-        BadLabels.SUSPECT if labels.row["absmax"] > 1 else BadLabels.TAMED,
+        labels.outside if labels.row["absmax"] > 1 else BadLabels.TAMED,
         _SIGNS,
     )
 
 
-def _percentage(labels: _Labels) -> Iterator[_Problem]:
+def _nonzero(labels: _Labels) -> Iterator[_Problem]:
     yield from _outside(
         labels,
         labels.samples["zero"] > 0,
         "zero, and the loss divides by them (by 1e-7 at least)",
-        BadLabels.SUSPECT,
+        labels.outside,
         _NO_ZEROS,
     )
 
 
-def _ctc(labels: _Labels) -> Iterator[_Problem]:
-    """Yield label sequences with more characters than the time axis has steps (0 is the blank)."""
-    seen = labels.trace.table("activations").select(role="output")
-    # Output of the last layer with a batch, a time and a class axis.
-    shapes = [shape.split("x") for shape in seen["shape"] if shape.count("x") == 2]
-    if shapes:
-        last = shapes[-1]
-        length = labels.samples["size"] - labels.samples["zero"]
-        longest = int(length.max()) if len(length) else 0
+def _sequence(labels: _Labels) -> Iterator[_Problem]:
+    """Yield label sequences for which the time axis has no path, and ids that are none.
+
+    Keras' CTC takes 0 for the blank and for padding: as many ids as are not 0 are read, from the
+    first on. Two equal ones in a row need a blank between them.
+    """
+    samples = labels.samples
+    steps = _time_axis(labels.trace)
+    if steps is not None:
+        repeats = np.maximum(samples["repeats"], 0) if "repeats" in samples else 0
+        needed = samples["size"] - samples["zero"] + repeats
+        longest = int(needed.max()) if len(needed) else 0
         yield from _outside(
             labels,
-            length > int(last[1]),
-            f"infeasible: up to {longest} characters, but the time axis has only {last[1]} steps",
+            needed > steps,
+            f"infeasible: up to {longest} steps are needed, one per character and one for the "
+            f"blank between equal ones, but the time axis has only {steps} steps",
             BadLabels.OUTSIDE,
             _CTC,
+            steps=steps,
+        )
+    classes = labels.target["classes"]
+    yield from _outside(
+        labels,
+        samples["min"] < 0,
+        f"negative ({labels.row['min']:g}): 0 is the blank and the padding, classes start at 1",
+        labels.outside,
+        _PADDING,
+    )
+    if classes > 1:
+        yield from _outside(
+            labels,
+            samples["max"] >= classes,
+            f"beyond the {classes} classes ({labels.row['max']:g}): only 1 to {classes - 1} are "
+            "characters",
+            labels.outside,
+            _CHARACTERS,
+        )
+    if "inner_zeros" in samples:
+        yield from _outside(
+            labels,
+            samples["inner_zeros"] > 0,
+            "cut short: 0 is the blank, and as many ids as are not 0 are read from the first on",
+            BadLabels.TAMED,
+            _CHARACTERS,
         )
     yield from _outside(
         labels,
-        labels.samples["min"] < 0,
-        f"negative ({labels.row['min']:g}): 0 is the blank, classes start at 1",
-        BadLabels.SUSPECT,
+        labels.fractional,
+        "not integers: the loss cuts 1.5 down to 1 without a word",
+        BadLabels.TAMED,
         _REMAP,
     )
 
 
+def _time_axis(trace: Trace) -> int | None:
+    """Return the steps of the last output that has a batch, a time and a class axis."""
+    seen = trace.table("activations").select(role="output")
+    shapes = [str(shape).split("x") for shape in seen["shape"] if str(shape).count("x") == 2]
+    return int(shapes[-1][1]) if shapes else None
+
+
 _CHECKS: Final[dict[str, Callable[[_Labels], Iterator[_Problem]]]] = {
-    **dict.fromkeys(_SPARSE, _sparse),
-    **dict.fromkeys(_BINARY | _ONE_HOT | _OVERLAP | {"KLDivergence"}, _probability),
-    **dict.fromkeys(("Poisson", "MeanSquaredLogarithmicError"), _counts),
-    **dict.fromkeys(_HINGE, _hinge),
-    "MeanAbsolutePercentageError": _percentage,
-    "CTC": _ctc,
+    "ids": _ids,
+    "probability": _probability,
+    "one-hot": _probability,
+    "counts": _counts,
+    "signs": _signs,
+    "nonzero": _nonzero,
+    "sequence": _sequence,
 }
 
 
 def _outside(
-    labels: _Labels, mask: Any, what: str, confidence: float, remedy: str
+    labels: _Labels,
+    mask: Any,
+    what: str,
+    confidence: float,
+    remedy: str,
+    *,
+    steps: int | None = None,
 ) -> Iterator[_Problem]:
     """Yield one problem when a mask over the samples holds anywhere."""
     rows = _batch.picked(labels.samples, np.asarray(mask, dtype=bool))
     if not rows:
         return
-    low, high, integral = _bounds(labels.target)
     of = _of(rows) if len(rows) < len(labels.samples) else " in every sample"
     yield _Problem(
         array=labels.name,
@@ -633,9 +683,7 @@ def _outside(
         total=len(labels.samples),
         evidence=Evidence(f"samples in which {labels.name} is {what}", len(rows), "/samples"),
         remedy=remedy,
-        low=low,
-        high=high,
-        integral=integral,
+        bounds=replace(bounds(labels.target), steps=steps),
     )
 
 
@@ -659,14 +707,6 @@ def _site(trace: Trace, worst: _Problem) -> Site:
 def _proofs(worst: _Problem) -> Iterator[Proof]:
     if 0 < len(worst.rows) < worst.total / 2:
         yield Proof("drop-samples", {"samples": list(worst.rows)})
-    bounded = worst.low is not None or worst.high is not None or worst.integral
-    if bounded or not worst.finite:
-        yield Proof(
-            "valid-labels",
-            {
-                "array": worst.array,
-                "low": worst.low,
-                "high": worst.high,
-                "integral": worst.integral,
-            },
-        )
+    allowed = worst.bounds
+    if allowed != Bounds() or not worst.finite:
+        yield Proof("valid-labels", {"array": worst.array, **allowed.parameters()})

@@ -148,6 +148,19 @@ TABLES: Final[dict[str, TableSpec]] = {
                 Column("call", "int", "which call of this layer in this step, from 0"),
                 _TIME,
                 Column("role", "str", "input (of the model), output, output/1, ..."),
+                Column(
+                    "dead_units",
+                    "int",
+                    "units (along the last axis) that are 0 all over the batch; -1 where a value is"
+                    " negative or not finite",
+                    "1",
+                ),
+                Column(
+                    "near_one",
+                    "int",
+                    "elements of magnitude 1 - 2**-9 to 1; -1 where one is beyond or not finite",
+                    "1",
+                ),
                 _DTYPE,
                 _SHAPE,
             ),
@@ -253,6 +266,33 @@ TABLES: Final[dict[str, TableSpec]] = {
             ),
         ),
         TableSpec(
+            "normalizations",
+            "one layer that normalises by the batch, its statistics beside the moving ones",
+            (
+                _STEP,
+                _LAYER,
+                _CLASS,
+                Column("channels", "int", "channels that are normalised", "1"),
+                Column("calls", "int", "calls of the layer in this step", "1"),
+                Column("momentum", "float", "share of the moving statistics that a call keeps"),
+                Column("fresh", "bool", "means of 0 and variances of 1: no step has been taken"),
+                Column(
+                    "shift_median",
+                    "float",
+                    "distance of the batch's mean from the moving mean, in moving standard "
+                    "deviations; median over the channels",
+                ),
+                Column("shift_max", "float", "the same, largest"),
+                Column(
+                    "growth_median",
+                    "float",
+                    "standard deviation of the batch over the moving one; median over the channels",
+                ),
+                Column("growth_min", "float", "the same, smallest"),
+                Column("growth_max", "float", "the same, largest"),
+            ),
+        ),
+        TableSpec(
             "losses",
             "one term of the loss",
             (
@@ -328,6 +368,18 @@ TABLES: Final[dict[str, TableSpec]] = {
                     "largest finite value below `max`; NaN when there is none",
                 ),
                 Column("integral", "bool", "every finite value is a whole number"),
+                Column(
+                    "repeats",
+                    "int",
+                    "equal neighbours other than 0 in a row of labels; -1 for anything else",
+                    "1",
+                ),
+                Column(
+                    "inner_zeros",
+                    "int",
+                    "zeros before the last other value in a row of labels; -1 for anything else",
+                    "1",
+                ),
             ),
         ),
         TableSpec(

@@ -8,6 +8,7 @@ say in a line what they show::
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import dataclass, field
@@ -122,6 +123,8 @@ class SyntheticRun:
         hyperparameters: numbers of the optimizer by name, one for each step (or one for all).
         schedule: class of the learning rate schedule.
         defects: rows of table ``defects``.
+        outputs: what a layer put out in every step, of shape (batch, ..., units), by layer.
+        rows: further rows of tables, by table.
     """
 
     losses: Sequence[float] = (1.0, 0.9)
@@ -157,6 +160,8 @@ class SyntheticRun:
     hyperparameters: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
     schedule: str = ""
     defects: Sequence[Mapping[str, Any]] = ()
+    outputs: Mapping[str, ArrayLike] = field(default_factory=dict)
+    rows: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     context: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -167,18 +172,7 @@ def training_trace(**fields: Any) -> Trace:
     _steps(builder, run)
     _layers(builder, run)
     _batch(builder, run)
-    for name, values in run.weights.items():
-        layer = name.rpartition("/")[0]
-        for when in ("before",):
-            builder.add(
-                "weights",
-                step=0,
-                when=when,
-                variable=name,
-                layer=layer,
-                trainable=True,
-                **tensor(values),
-            )
+    _weights(builder, run)
     _optimizer(builder, run)
     for defect in run.defects:
         builder.add("defects", **{"owner": "weights", **defect})
@@ -190,6 +184,9 @@ def training_trace(**fields: Any) -> Trace:
         builder.add("executions", **{"step": number, "execution": "as-trained", **execution})
     for row in run.float32:
         builder.add("float32", **_beside(run, row))
+    for table, rows in run.rows.items():
+        for row in rows:
+            builder.add(table, **row)
     for trial in run.trials:
         builder.add("trials", **{"breadth": 1, "parameters": "{}", **trial})
     diverged = run.outcome or ("diverged" if _failing(run) is not None else "healthy")
@@ -201,6 +198,19 @@ def training_trace(**fields: Any) -> Trace:
         **run.context,
     )
     return builder.build()
+
+
+def _weights(builder: TraceBuilder, run: SyntheticRun) -> None:
+    for name, values in run.weights.items():
+        builder.add(
+            "weights",
+            step=0,
+            when="before",
+            variable=name,
+            layer=name.rpartition("/")[0],
+            trainable=True,
+            **tensor(values),
+        )
 
 
 def _beside(run: SyntheticRun, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -308,9 +318,13 @@ def _layers(builder: TraceBuilder, run: SyntheticRun) -> None:
         shape = generator.normal(size=(8, 8))
         for step in range(len(run.losses)):
             common = {"step": step, "order": order, "layer": layer, "layer_class": run.layer_class}
-            seen = tensor(
-                _scaled(shape, absmax=_per(run.activation_absmax, order), dtype=run.dtype)
+            output = np.asarray(
+                run.outputs.get(
+                    layer,
+                    _scaled(shape, absmax=_per(run.activation_absmax, order), dtype=run.dtype),
+                )
             )
+            seen = {**tensor(output), **_units(output)}
             builder.add("activations", **common, call=0, role="output", **seen)
             back = _scaled(shape, l2=_per(run.gradient_l2, order))
             builder.add("gradients", **common, call=0, variable="", **tensor(back))
@@ -331,6 +345,16 @@ def _layers(builder: TraceBuilder, run: SyntheticRun) -> None:
                 after_nonfinite=0,
                 **tensor(_scaled(shape, l2=ratio * run.weight_l2)),
             )
+
+
+def _units(output: NDArray[Any]) -> dict[str, int]:
+    """Return how many units are 0 throughout, and how many values lie near 1 or -1."""
+    units = output.reshape(-1, output.shape[-1])
+    rectified, bounded = bool((output >= 0).all()), bool((np.abs(output) <= 1).all())
+    return {
+        "dead_units": int((units == 0).all(axis=0).sum()) if rectified else -1,
+        "near_one": int((np.abs(output) >= 1 - 2.0**-9).sum()) if bounded else -1,
+    }
 
 
 def _scaled(
@@ -367,7 +391,10 @@ def _batch(builder: TraceBuilder, run: SyntheticRun) -> None:
             feature_std_max=float(np.nanmax(np.nanstd(rows, axis=0))) if whole.size else math.nan,
             **tensor(array),
         )
+        in_a_row = name == "y" and array.ndim == 2 and array.shape[1] > 1
         for sample, row in enumerate(wide.reshape(len(array), -1)):
+            labels = row[: np.flatnonzero(row)[-1] + 1] if row.any() else row[:0]
+            alike = sum(a == b != 0 for a, b in itertools.pairwise(row.tolist()))
             good = row[np.isfinite(row)]
             builder.add(
                 "samples",
@@ -383,6 +410,8 @@ def _batch(builder: TraceBuilder, run: SyntheticRun) -> None:
                 second_min=min(good[good > good.min(initial=math.inf)], default=math.nan),
                 second_max=max(good[good < good.max(initial=-math.inf)], default=math.nan),
                 integral=bool(np.all(good == np.round(good))),
+                repeats=alike if in_a_row else -1,
+                inner_zeros=int((labels == 0).sum()) if in_a_row else -1,
             )
         for index in np.argwhere(~np.isfinite(wide)):
             builder.add(

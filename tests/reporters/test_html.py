@@ -93,6 +93,15 @@ def test_the_verdict_comes_before_everything_else(told):
     assert text.count("<figure>") == len(told.pictures) > 0
 
 
+def test_symptoms_stand_in_a_section_of_their_own(told):
+    page = Html().render(told["diverged"])
+    section = page.split('<section id="symptoms">')[1].split("</section>")[0]
+    assert "31 of 64 units of dense are dead." in section
+    assert "<code>log-of-zero</code>" in section
+    assert "dead-units" not in page.split('<section id="findings">')[1]
+    assert '<section id="symptoms">' not in Html().render(told["empty"])
+
+
 def test_a_healthy_run_is_calm(told):
     text = Html().render(told["healthy"])
     assert "<h1>Healthy: no divergence in 3 replayed steps</h1>" in text

@@ -52,6 +52,15 @@ def test_what_reached_nothing_is_told_and_not_blamed(told):
     assert "| op `Softmax` | `attention` | forward |" in harmless.split("###")[0]
 
 
+def test_symptoms_stand_in_a_table_of_their_own(told):
+    text = Markdown().render(told["diverged"])
+    symptoms = text.split("### Symptoms")[1].split("###")[0]
+    assert (
+        "| `dead-units` DD801 | 31 of 64 units of dense are dead. | `log-of-zero` | — |" in symptoms
+    )
+    assert "dead-units" not in text.split("Every finding")[1]
+
+
 @pytest.mark.slow
 def test_five_thousand_layers_stay_below_the_limit_and_the_cut_is_announced():
     trace = training_trace(losses=(1.0,), layers=[f"block_{i}/dense" for i in range(5_000)])

@@ -26,6 +26,7 @@ def test_the_summary_says_what_where_who_proof_and_mend(told):
         "         the input of Log kept above 1e-7                          failure gone\n"
         "         the learning rate divided by 10                           still fails\n"
         "mend     Keep the argument away from zero: tf.math.log(tf.maximum(p, 1e-7))\n"
+        "signs    dead-units\n"
         "files    out/report.html\n"
     )
 

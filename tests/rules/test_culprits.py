@@ -1,6 +1,7 @@
 """Does a finding keep just those samples that the search over the batch leaves to it?"""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -101,3 +102,10 @@ def test_the_diagnosis_of_a_whole_trace_is_settled_and_survives_the_file(tmp_pat
     opened = Trace.open(tmp_path / "trace.h5")
     assert diagnose(opened).main.finding == diagnose(both).main.finding
     assert json.loads(json.dumps(opened.context["culprits"]))["samples"] == [5]
+
+
+def test_samples_that_are_each_wrong_stay_though_the_step_lives_without_some_of_them():
+    labels = replace(finding(3, 5, 9, stage="data"), each_wrong=True)
+    assert settled(labels, told("rows", (5,)), main=True).samples == (3, 5, 9)
+    assert settled(labels, told("rows", (5, 7)), main=True).samples == (5, 7)
+    assert settled(labels, told("whole"), main=True).samples == ()
