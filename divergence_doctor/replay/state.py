@@ -62,7 +62,7 @@ def model_variables(model: Any) -> list[Held]:
     """Return weights and moving statistics by layer, without metrics and seed generators."""
     found: list[Held] = []
     seen: set[int] = set()
-    for layer in _layers(model):
+    for layer in layers_of(model):
         own = [
             *getattr(layer, "_trainable_variables", ()),
             *getattr(layer, "_non_trainable_variables", ()),
@@ -99,7 +99,7 @@ def slot_variables(model: Any) -> Iterator[tuple[Any, str, str]]:
                 yield variable, clean(variable.path), type(optimizer).__name__
 
 
-def _layers(model: Any) -> Iterator[Any]:
+def layers_of(model: Any) -> Iterator[Any]:
     """Yield the model and every layer inside it, each once, in the order Keras tracks them."""
     seen: set[int] = set()
     stack = [model]
@@ -132,7 +132,7 @@ def build_optimizer(model: Any) -> None:
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None or optimizer.built or not model.trainable_variables:
         return
-    if not any(_is_yet_to_build(layer) for layer in _layers(model)):
+    if not any(_is_yet_to_build(layer) for layer in layers_of(model)):
         optimizer.build(model.trainable_variables)
 
 
@@ -171,7 +171,7 @@ class Snapshot:
         optimizers = optimizers_of(self._model)
         found = [
             *self._model.variables,
-            *(v for layer in _layers(self._model) for v in _untracked(layer)),
+            *(v for layer in layers_of(self._model) for v in _untracked(layer)),
             *(v for o in optimizers for v in o.variables),
             *(v for o in optimizers for v in o.variables),
         ]

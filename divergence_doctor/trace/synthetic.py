@@ -110,6 +110,7 @@ class SyntheticRun:
         raised: message of an exception that ended the last step.
         divisions: rows of table ``divisions``.
         executions: rows of table ``executions``.
+        rows: rows of further tables, by table.
     """
 
     losses: Sequence[float] = (1.0, 0.9)
@@ -139,6 +140,7 @@ class SyntheticRun:
     trials: Sequence[Mapping[str, Any]] = ()
     divisions: Sequence[Mapping[str, Any]] = ()
     executions: Sequence[Mapping[str, Any]] = ()
+    rows: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     context: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -167,6 +169,9 @@ def training_trace(**fields: Any) -> Trace:
         builder.add("divisions", **division)
     for number, execution in enumerate(run.executions):
         builder.add("executions", **{"step": number, "execution": "as-trained", **execution})
+    for table, rows in run.rows.items():
+        for row in rows:
+            builder.add(table, **row)
     for trial in run.trials:
         builder.add("trials", **{"breadth": 1, "parameters": "{}", **trial})
     diverged = run.outcome or ("diverged" if _failing(run) is not None else "healthy")
