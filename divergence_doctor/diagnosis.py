@@ -158,6 +158,20 @@ def plan(trace: Trace, rules: Sequence[Rule] | None = None) -> tuple[tuple[str, 
     )
 
 
+def asked(trace: Trace, rules: Sequence[Rule] | None = None) -> frozenset[str]:
+    """Return the tables that the rules want measured before they judge the trace for good.
+
+    Args:
+        trace: a trace; a healthy one needs nothing more.
+        rules: the rules to ask; all of them by default.
+    """
+    if trace.outcome != "diverged":
+        return frozenset()
+    every = rules if rules is not None else all_rules()
+    able = [rule for rule in every if all(trace.has(need) for need in rule.needs)]
+    return frozenset(table for rule in able for table in rule.asks(trace))
+
+
 def diagnose(trace: Trace, rules: Sequence[Rule] | None = None) -> Diagnosis:
     """Return the diagnosis of a trace, trials included. Pure: the same trace, the same verdict.
 

@@ -150,6 +150,8 @@ def examine(
         with _timed(timings, "chain"):
             progress(-1, "chain of origin", "")
             _chain(bench, engine, builder)
+        with _timed(timings, "along update"):
+            _along_update(request, bench, builder, progress)
     if bench is not None and request.trials:
         with _timed(timings, "trials"):
             control = _prove(request, bench, builder, progress)
@@ -263,10 +265,20 @@ def _bench(
         losses=[str(name) for name in trace.table("targets")["loss"]],
         ran=len(trace.table("steps")),
         function=function,
+        watched=[(row["loss"], not _sound(row)) for row in builder.rows("steps")],
         execution="as-trained"
         if builder.context.get("failing_execution") == "as-trained"
         else "reference",
     )
+
+
+def _sound(row: dict[str, Any]) -> bool:
+    """Say whether nothing of a recorded step went bad, what loss scaling skipped on purpose aside.
+
+    A step that was skipped leaves its gradients unused.
+    """
+    gradients = row["gradients_finite"] or row["skipped"]
+    return bool(row["loss_finite"] and row["state_finite"] and gradients and not row["raised"])
 
 
 def _set_jit(opened: Any, *, jit: bool | None) -> None:
@@ -353,6 +365,20 @@ def _earlier(opened: Any, builder: TraceBuilder, progress: Callable[[int, str, s
     found = last_good(Path(str(opened.source["file"])), Fault(tuple(negative), largest))
     if found is not None:
         builder.describe(last_good=found)
+
+
+def _along_update(
+    request: Request,
+    bench: Any,
+    builder: TraceBuilder,
+    progress: Callable[[int, str, str], None],
+) -> None:
+    """Measure the loss along the update, where a rule asks for it and trials are on."""
+    from divergence_doctor.replay.along_update import measure
+
+    if request.trials and request.budget > 0 and "directions" in diagnosis.asked(builder.build()):
+        progress(-1, "loss along the update", "")
+        measure(bench, builder)
 
 
 def _matched(match: Callable[[Batch, Any], Any], batch: Batch, model: Any) -> Any:

@@ -125,6 +125,7 @@ class Bench:
             finite, which shows only in where the loss ends.
         function: the step as it was trained, for runs in that execution; None where there is none.
         execution: the execution that fails, in which every run is unless it says otherwise.
+        watched: loss of each step of the watched replay, and whether the step failed.
     """
 
     def __init__(  # noqa: PLR0913 - each is one fact of the failing step
@@ -141,6 +142,7 @@ class Bench:
         ran: int = 0,
         function: TrainFunction | None = None,
         execution: Way = REFERENCE,
+        watched: Sequence[tuple[float, bool]] = (),
     ) -> None:
         self.model = model
         self.batches = tuple(batches)
@@ -150,8 +152,13 @@ class Bench:
         self.execution: Way = execution
         self.function = function
         self._snapshot = snapshot
-        self._seed = seed
+        self.seed = seed
         self._ran = ran
+        self.watched = tuple(watched)
+        #: What the control came to, in the execution that fails; None before it ran.
+        self.control: Rerun | None = None
+        #: When trials are to end (``time.perf_counter``): a search stops where it stands.
+        self.until = math.inf
         self._nonnegative = bool(losses) and all(name in NEVER_NEGATIVE for name in losses)
         #: Runs with a part of the failing step's batch, each run once.
         self.subsets = Subsets(self)
@@ -163,6 +170,11 @@ class Bench:
         """Steps that a change at the point must survive."""
         seen = max(self.failing_step + 1, min(self._ran, self.asked))
         return max(min(seen + GRACE, self.asked), self.failing_step + 1)
+
+    @property
+    def in_time(self) -> bool:
+        """There is time left for another run of a search that has an answer already."""
+        return time.perf_counter() < self.until
 
     def run(
         self,
@@ -201,7 +213,7 @@ class Bench:
         losses: list[float] = []
         try:
             self._snapshot.restore()
-            seed_everything(self._seed)
+            seed_everything(self.seed)
             with prepare():
                 failed = self._steps(
                     batches or self.batches,
@@ -217,7 +229,8 @@ class Bench:
         why, fault = failed or (_course(losses), None)
         seconds = time.perf_counter() - start
         rerun = Rerun(failed is None, why, tuple(losses), seconds, fault)
-        if (batches, patches, execution) == (None, None, None) and prepare is nullcontext:
+        whole = (steps or self.enough) >= self.enough
+        if whole and (batches, patches, execution) == (None,) * 3 and prepare is nullcontext:
             self.untouched = rerun
         return rerun
 
@@ -244,7 +257,7 @@ class Bench:
         changed = prepare is not nullcontext
         try:
             self._snapshot.restore()
-            seed_everything(self._seed)
+            seed_everything(self.seed)
             with compiled(), prepare():
                 if changed:
                     self.function.forget()

@@ -42,7 +42,7 @@ _PIPES = tuple(
 def _kind(code: CodeType) -> int:
     if _is_door(code):
         kind = _DOOR
-    elif _is_users(code):
+    elif is_users(code):
         kind = _USERS
     else:
         kind = _PLUMBING if any(pipe in code.co_filename for pipe in _PIPES) else _LIBRARYS
@@ -50,7 +50,7 @@ def _kind(code: CodeType) -> int:
     return kind
 
 
-def _is_users(code: CodeType) -> bool:
+def is_users(code: CodeType) -> bool:
     """Say whether a code object was written by the user, not by a library or by us.
 
     A user's package may be installed into site-packages too, so only what lies under the folders of
@@ -164,7 +164,7 @@ def users_stack(limit: int = 12) -> str:
     lines: list[str] = []
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - see users_line
     while frame is not None and len(lines) < limit and not _is_door(frame.f_code):
-        if _is_users(frame.f_code):
+        if is_users(frame.f_code):
             name = clean(frame.f_code.co_name).removeprefix("tf__")
             lines.append(f"{spell(*_written(frame))} in {name}")
         frame = frame.f_back
@@ -184,7 +184,7 @@ def of_exception(error: BaseException) -> tuple[str, str]:
         code = trace.tb_frame.f_code
         if _is_door(code):
             lines.clear()
-        if _is_users(code):
+        if is_users(code):
             lines.append((spell(code.co_filename, trace.tb_lineno), clean(code.co_name)))
         trace = trace.tb_next
     stack = "\n".join(f"{where} in {name}" for where, name in lines[-12:])

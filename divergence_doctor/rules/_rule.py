@@ -142,6 +142,14 @@ class Rule(ABC):
     def examine(self, trace: Trace) -> Finding | None:
         """Return what this rule finds in the trace, or None."""
 
+    def asks(self, trace: Trace) -> frozenset[str]:
+        """Return the tables that are to be measured before this rule judges the trace for good.
+
+        They cost more than a watched step and are made only where a rule suspects its cause.
+        """
+        del trace
+        return frozenset()
+
     @classmethod
     @abstractmethod
     def fires_on(cls) -> tuple[Example, ...]:

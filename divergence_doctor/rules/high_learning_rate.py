@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, ClassVar, Final, final
 
+from divergence_doctor.rules._overshoot import all_fine, evidence, mildest, overshooting
 from divergence_doctor.rules._producer import came_in, figure, measured, primary_of
 from divergence_doctor.rules._rule import Example, Finding, Proof, Rule, Site
 from divergence_doctor.rules._runaway import (
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 #: What a healthy step changes of a weight matrix (Karpathy, "A Recipe for Training Neural
 #: Networks"); the suggested rate aims at it.
 _HEALTHY_RATIO: Final = 1e-3
+#: Below the largest rate that lives for a few steps; rates are tuned over in steps of three.
+_MARGIN: Final = 3.0
 
 
 @final
@@ -41,15 +44,22 @@ class HighLearningRate(Rule):
     Evidence: `updates/ratio` of weight matrices in the first two steps: 1e-3 is healthy (Karpathy),
     0.1 is suspect, 1 leaves nothing of what was learned; `steps/loss` at 10 times its first value
     or more; `steps/learning_rate` against Keras' default for the optimizer (SGD 0.01, most others
-    0.001), with one decade either way counted as ordinary. The curvature against 2/r is
-    not used: healthy training stands at that edge. Unproven this is a moderate suspicion, at most
-    0.85; replaying with a smaller rate decides.
+    0.001), with one decade either way counted as ordinary. Along the real update D of the first
+    steps: `directions/overshoot`, q = 0.5 D'HD / |g'D|, is below 0.5 in healthy training, about 1
+    at the edge of stability, 2 in a catapult that recovers, and above 4 (mostly 30) where the step
+    diverges; `directions/gain` is 1 where the loss falls as the gradient promised, and 1 - q on a
+    parabola; `directions/longest` is how much of the step would not have raised the loss. Between
+    0.5 and 4 they say nothing, and the largest curvature against 2/r is not used: healthy training
+    stands at that edge. Unproven this is a moderate suspicion, at most 0.85; replaying with smaller
+    rates decides, and the largest that lives (`attempts`) is the one recommended. Where leaving one
+    sample out mends the step, the rate is at most a contribution.
 
     Where such a rate is not ordinary and a step was as long as the weights, a log or a division
     that fails afterwards counts as its effect: it bore the weights of the checkpoint.
 
-    Fix: a smaller rate, e.g. `keras.optimizers.Adam(learning_rate=1e-3)`; the finding computes one
-    from the measured ratio. A warm-up helps where only the first steps are too long:
+    Fix: a smaller rate, e.g. `keras.optimizers.Adam(learning_rate=1e-3)`; the finding names the
+    largest at which the same steps live, or else one from the measured ratio. A warm-up helps where
+    only the first steps are too long:
     `keras.optimizers.schedules.CosineDecay(0.0, n, warmup_target=1e-3, warmup_steps=1000)`.
 
     Mistaken for: nearly everything, since lowering the rate hides nearly everything for a while.
@@ -64,9 +74,7 @@ class HighLearningRate(Rule):
     id = "high-learning-rate"
     code = "DD301"
     #: Where too long steps drove the weights away, overflows of every kind are how it ends.
-    explains = frozenset(
-        {"exploding-activation", "exploding-gradient", "exp-overflow", "low-precision-overflow"}
-    )
+    explains = frozenset({"exp-overflow", "low-precision-overflow"})
     needs = frozenset({"steps/loss"})
 
     #: Where a rate far beyond the ordinary replaced the weights, the point at which the new ones
@@ -77,20 +85,29 @@ class HighLearningRate(Rule):
             *("degenerate-normalization", "loss-activation-mismatch"),
         }
     )
+    #: So is a growth through the layers, unless the first step shows it, from before any update.
+    GROWTHS: ClassVar[frozenset[str]] = frozenset({"exploding-activation", "exploding-gradient"})
     #: Unproven, at most; and what it starts from.
     MOST: ClassVar[float] = 0.85
     LEAST: ClassVar[float] = 0.5
+    NONE: ClassVar[float] = 0.1
     #: A rate beyond ten, and beyond a hundred times Keras' default, each speaks for it.
     BEYOND_TEN: ClassVar[float] = 0.15
     BEYOND_HUNDRED: ClassVar[float] = 0.1
     #: So does a loss that rose a hundredfold over two steps or more.
     ROSE: ClassVar[float] = 0.1
+    #: An update was measured to overshoot far (q above 4): that is seen, not inferred.
+    OVERSHOT: ClassVar[float] = 0.15
+    #: Every measured update did what its gradient promised: what failed then is something else.
+    ALL_FINE: ClassVar[float] = 0.3
     #: A singular op at the end, with no rise of the loss before it, speaks against it.
     SINGULAR: ClassVar[float] = 0.15
     #: Nor is it the first suspect where an ordinary rate lost all at once.
     AT_ONCE: ClassVar[float] = 0.1
     #: Smaller rates to try, as divisors.
     FACTORS: ClassVar[tuple[int, ...]] = (10, 100, 1000, 10000)
+    #: Halvings of the decade in which the largest surviving rate lies: to 10 ** (1 / 8), a third.
+    HALVINGS: ClassVar[int] = 3
 
     def examine(self, trace: Trace) -> Finding | None:
         """Return the rate that is too high, or None."""
@@ -101,11 +118,20 @@ class HighLearningRate(Rule):
             return None
         if _update_overflowed(trace, found):
             return self._finding(trace, found, _overflow_sentence(found), self.LEAST)
-        if not found.ran_away or (found.ordinary and magnifies(trace)):
+        grew = found.failing >= 1 and found.growth >= GROWN and overshooting(trace) is not None
+        if not (found.ran_away or grew) or (found.ordinary and magnifies(trace)):
             return None
         if found.growth < GROWN and came_in(trace):
             return None
-        return self._finding(trace, found, _sentence(found), self._sure(trace, found))
+        return self._finding(trace, found, _sentence(trace, found), self._sure(trace, found))
+
+    def asks(self, trace: Trace) -> frozenset[str]:
+        """Return the loss along the update where the steps ran away, and may have been too long."""
+        found = pace(trace)
+        if trace.outcome == "healthy" or found is None or not _usable(found):
+            return frozenset()
+        away = found.ran_away or (found.failing >= 1 and found.growth >= GROWN)
+        return frozenset({"directions"}) if away else frozenset()
 
     def _sure(self, trace: Trace, found: Pace) -> float:
         sure = self.LEAST
@@ -115,12 +141,16 @@ class HighLearningRate(Rule):
             sure += self.BEYOND_HUNDRED
         if found.growth >= 100 and found.peak_step >= 2:
             sure += self.ROSE
+        if overshooting(trace) is not None:
+            sure += self.OVERSHOT
+        elif all_fine(trace):
+            sure -= self.ALL_FINE
         producer = primary_of(trace)
         if producer is not None and producer.op_type not in GROWING and found.growth < GROWN:
             sure -= self.SINGULAR
         if found.ordinary and found.growth < GROWN:
             sure -= self.AT_ONCE
-        return round(min(sure, self.MOST), 3)
+        return round(min(max(sure, self.NONE), self.MOST), 3)
 
     def _finding(self, trace: Trace, found: Pace, summary: str, confidence: float) -> Finding:
         producer = primary_of(trace)
@@ -131,10 +161,14 @@ class HighLearningRate(Rule):
             confidence=confidence,
             stage="update",
             site=Site(at.step, at.layer, at.op, at.source, found.variable or None),
-            evidence=_evidence(found),
-            remedies=_remedies(found),
-            proofs=(Proof("lower-rate", {"factors": self._factors(found)}),),
-            explains=self.POINTS if _replaced(found) else frozenset(),
+            evidence=(*_evidence(found), *evidence(trace), *_survival(trace, found)),
+            remedies=_remedies(trace, found),
+            proofs=(
+                Proof("lower-rate", {"factors": self._factors(found), "halvings": self.HALVINGS}),
+            ),
+            explains=(self.POINTS if _replaced(found) else frozenset())
+            | (frozenset() if magnifies(trace) else self.GROWTHS),
+            contributes_only=_one_sample(trace),
         )
 
     def _factors(self, found: Pace) -> list[int | float]:
@@ -175,6 +209,12 @@ def _replaced(found: Pace) -> bool:
     return not found.ordinary and found.failing >= 1 and found.ratio >= WHOLE_RATIO
 
 
+def _one_sample(trace: Trace) -> bool:
+    """Leaving samples out mended the step: it is they that made the rate too high."""
+    trials = trace.table("trials").select(name="drop-samples", outcome="finite")
+    return bool(len(trials))
+
+
 def _update_overflowed(trace: Trace, found: Pace) -> bool:
     """The step itself left the dtype: finite loss, finite gradients, an absurd rate."""
     if found.ordinary:
@@ -202,12 +242,25 @@ def _against_default(found: Pace) -> str:
     return f"{name} of {figure(found.learning_rate)} ({share})"
 
 
-def _sentence(found: Pace) -> str:
+def _sentence(trace: Trace, found: Pace) -> str:
     moved = (
         f"{_against_default(found)} changed "
         f"{f'{found.variable!r}' if found.variable else 'the weights'} by {figure(found.ratio)} "
         "times its own norm in the first steps"
     )
+    over = overshooting(trace)
+    if over is not None:
+        rise = figure(over.after) if math.isfinite(over.after) else "infinity"
+        part = (
+            f"{over.longest:.2g} of it would still have lowered it"
+            if over.longest > 0
+            else "no part of it lowers it"
+        )
+        moved += (
+            f"; the update of step {over.step} took the loss of its own batch from "
+            f"{figure(over.loss)} to {rise}"
+        )
+        moved += f", where {part}" if math.isfinite(over.longest) else ""
     if found.growth >= GROWN:
         return (
             f"{moved}, and the loss went from {figure(found.first_loss)} to "
@@ -240,11 +293,57 @@ def _evidence(found: Pace) -> tuple[Evidence, ...]:
     )
 
 
-def _remedies(found: Pace) -> tuple[str, ...]:
-    optimizer = found.optimizer or "Adam"
-    rate = f"{suggested_rate(found):g}"
+def surviving_rate(trace: Trace, found: Pace) -> tuple[float, float] | None:
+    """Return the largest rate at which the same steps lived, and the lowest that did not.
+
+    Args:
+        trace: a trace with trials.
+        found: the pace of its steps.
+
+    Returns:
+        (lives, does not), the second the run's own rate where no other was tried; None where no
+        rate was tried, none lived, or the run's rate is unknown.
+    """
+    divisors = mildest(trace, "lower-rate")
+    rate = found.learning_rate
+    if divisors is None or not math.isfinite(rate) or rate <= 0:
+        return None
+    lives, dies = divisors
+    return rate / lives, rate / dies if math.isfinite(dies) else rate
+
+
+def _survival(trace: Trace, found: Pace) -> tuple[Evidence, ...]:
+    survived = surviving_rate(trace, found)
+    if survived is None:
+        return ()
+    where = "/attempts/value"
     return (
-        f"Start with `keras.optimizers.{optimizer}(learning_rate={rate})`.",
+        measured("largest learning rate at which the same steps live", survived[0], where),
+        measured("smallest learning rate tried at which they do not", survived[1], where),
+    )
+
+
+def _rounded_down(value: float) -> float:
+    """Return the largest number of two digits that is not above a positive one."""
+    decade = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return float(f"{math.floor(value / decade * (1 + 1e-9)) * decade:.1e}")
+
+
+def _remedies(trace: Trace, found: Pace) -> tuple[str, ...]:
+    optimizer = found.optimizer or "Adam"
+    survived = surviving_rate(trace, found)
+    rate = f"{suggested_rate(found):g}"
+    start = f"Start with `keras.optimizers.{optimizer}(learning_rate={rate})`."
+    if survived is not None:
+        lives = f"{_rounded_down(survived[0]):g}"
+        start = (
+            f"Go down to `keras.optimizers.{optimizer}(learning_rate={lives})`: the largest rate "
+            f"at which the same steps live, and {survived[1]:.2g} is too much. A third of it "
+            f"leaves room for other batches."
+        )
+        rate = f"{_rounded_down(survived[0] / _MARGIN):g}"
+    return (
+        start,
         (
             "If it trains with that, warm up to it: `keras.optimizers.schedules.CosineDecay("
             f"0.0, decay_steps, warmup_target={rate}, warmup_steps=1000)`."

@@ -555,6 +555,38 @@ TABLES: Final[dict[str, TableSpec]] = {
             ),
         ),
         TableSpec(
+            "directions",
+            "one real update of the failing run, measured off the watched step",
+            (
+                _STEP,
+                Column("loss", "float", "loss before the update, L(w)"),
+                Column("loss_after", "float", "loss on the same batch after it, L(w + D)"),
+                Column("slope", "float", "gradient times update, g'D; below zero it goes downhill"),
+                Column(
+                    "curvature",
+                    "float",
+                    "update times Hessian times update, D'HD; NaN where it cannot be had",
+                ),
+                Column("overshoot", "float", "0.5 D'HD / |g'D|: beyond 1 a parabola would rise"),
+                Column("gain", "float", "(L(w + D) - L(w)) / g'D: 1 as the gradient promised"),
+                Column(
+                    "longest",
+                    "float",
+                    "largest k up to which the loss stays at or below L(w); NaN if not asked for",
+                ),
+                Column("learning_rate", "float", "learning rate of the step; NaN when unknown"),
+            ),
+        ),
+        TableSpec(
+            "along_update",
+            "the loss at one multiple of a real update, all else as before the step",
+            (
+                _STEP,
+                Column("scale", "float", "multiple k of the update; 1 is the step that was taken"),
+                Column("loss", "float", "L(w + k D); NaN where the step raises there"),
+            ),
+        ),
+        TableSpec(
             "executions",
             "one replayed step run once more, the way it was trained or with one thing off",
             (
@@ -647,6 +679,42 @@ TABLES: Final[dict[str, TableSpec]] = {
                 Column("loss_first", "float", "loss of its first step"),
                 Column("loss_last", "float", "loss of its last step"),
                 Column("seconds", "float", "wall time", "s"),
+            ),
+        ),
+        TableSpec(
+            "attempts",
+            "one setting that a trial tried on its way to the mildest one that mends the step",
+            (
+                Column("trial", "str", "name of the trial"),
+                Column("parameters", "str", "the trial's parameters as JSON"),
+                Column("setting", "str", "what was set: divisor of the rate, or global_clipnorm"),
+                Column("value", "float", "its value"),
+                Column("outcome", "str", "finite, still-rises or still-fails"),
+                Column("detail", "str", "what was seen"),
+            ),
+        ),
+        TableSpec(
+            "repeats",
+            "one step of the untouched steps run again: same start, same seeds, same process",
+            (
+                Column("run", "int", "which run; 0 is the watched replay"),
+                Column("watched", "bool", "it ran under the watch, which may change the rounding"),
+                _STEP,
+                Column("loss", "float", "loss of this step"),
+                Column("failed", "bool", "the step failed: loss, gradients or state not finite"),
+                Column("lived", "bool", "the whole run stayed finite and did not run away"),
+            ),
+        ),
+        TableSpec(
+            "unseeded",
+            "one thing that no seed holds, and that a step changed or asked for",
+            (
+                Column("kind", "str", "attribute (it changed) or call (it was called)"),
+                Column("name", "str", "the attribute with its owner, or the function"),
+                _LAYER,
+                _SOURCE,
+                Column("before", "str", "an attribute's value before the step; empty if long"),
+                Column("after", "str", "and after it"),
             ),
         ),
         TableSpec(

@@ -30,6 +30,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """One setting that was tried on the way to the mildest one that mends the step.
+
+    Attributes:
+        setting: what was set: ``divisor`` of the learning rate, or ``global_clipnorm``.
+        value: its value.
+        outcome: ``finite``, ``still-rises`` or ``still-fails``.
+        detail: what was seen.
+    """
+
+    setting: str
+    value: float
+    outcome: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of a trial.
 
@@ -39,6 +56,8 @@ class Outcome:
         detail: what was seen, or why it was not run.
         rerun: the run behind it; None when it was not run.
         breadth: how much it changed, where that is more than what its trial changes at least.
+        attempts: the settings that were tried on the way.
+        rows: further rows for the trace, as (table, row).
     """
 
     changed: str
@@ -46,11 +65,14 @@ class Outcome:
     detail: str
     rerun: Rerun | None = None
     breadth: int = 0
+    attempts: tuple[Attempt, ...] = ()
+    rows: tuple[tuple[str, Mapping[str, Any]], ...] = ()
 
     @classmethod
-    def of(cls, changed: str, rerun: Rerun) -> Outcome:
+    def of(cls, changed: str, rerun: Rerun, attempts: Iterable[Attempt] = ()) -> Outcome:
         """Return the outcome that a rerun stands for."""
-        return cls(changed, "finite" if rerun.finite else "still-fails", rerun.why, rerun)
+        outcome = "finite" if rerun.finite else "still-fails"
+        return cls(changed, outcome, rerun.why, rerun, attempts=tuple(attempts))
 
     def wider(self, breadth: int) -> Outcome:
         """Return the same outcome of a change that was broader than its trial is at the least."""
@@ -103,8 +125,13 @@ def prove(
         What the control came to.
     """
     start = time.perf_counter()
+    bench.until = start + budget
     done: dict[tuple[str, str], Outcome] = {}
     first = control or _control(bench, builder, progress)
+    if control is None and budget > 0:
+        progress("same-step")
+        again = all_trials()["same-step"]
+        _record(builder, again, "", "{}", again.run(bench, {}))
     for cause, proof in wanted:
         parameters = json.dumps(dict(proof.parameters), sort_keys=True)
         trial = all_trials().get(proof.trial)
@@ -116,6 +143,7 @@ def prove(
                 trial, bench, proof.parameters, first, left=budget - (time.perf_counter() - start),
                 progress=progress,
             )  # fmt: skip
+            _record_attempts(builder, trial, parameters, done[key])
         _record(builder, trial, cause, parameters, done[key])
     return first
 
@@ -150,6 +178,21 @@ def _attempt(
         return Outcome.not_run(trial.name, clean(f"{error.message}: {error.why}", _REASON))
 
 
+def _record_attempts(
+    builder: TraceBuilder, trial: Trial, parameters: str, outcome: Outcome
+) -> None:
+    for attempt in outcome.attempts:
+        builder.add(
+            "attempts",
+            trial=trial.name,
+            parameters=parameters,
+            setting=attempt.setting,
+            value=attempt.value,
+            outcome=attempt.outcome,
+            detail=attempt.detail,
+        )
+
+
 def _record(
     builder: TraceBuilder, trial: Trial, cause: str, parameters: str, outcome: Outcome
 ) -> None:
@@ -169,3 +212,5 @@ def _record(
         loss_last=losses[-1] if losses else float("nan"),
         seconds=rerun.seconds if rerun is not None else 0.0,
     )
+    for table, row in outcome.rows:
+        builder.add(table, **row)

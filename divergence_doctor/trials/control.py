@@ -22,4 +22,5 @@ class Control(Trial):
     def run(self, bench: Bench, parameters: Mapping[str, Any]) -> Outcome:
         """Run the steps as they were."""
         del parameters
-        return Outcome.of("nothing", bench.run(steps=max(bench.failing_step + 1, bench.enough)))
+        bench.control = bench.run(steps=max(bench.failing_step + 1, bench.enough))
+        return Outcome.of("nothing", bench.control)

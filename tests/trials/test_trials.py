@@ -253,11 +253,12 @@ def test_the_control_is_run_first_and_twins_only_once(bench_of, mlp):
     rows = builder.rows("trials")
     assert [(row["name"], row["cause"], row["outcome"]) for row in rows] == [
         ("control", "", "still-fails"),
+        ("same-step", "", "still-fails"),
         ("drop-samples", "bad-input", "finite"),
         ("drop-samples", "bad-labels", "finite"),
     ]
-    assert ran == ["control", "drop-samples"]
-    assert json.loads(rows[1]["parameters"]) == {"samples": [2]}
+    assert ran == ["control", "same-step", "drop-samples"]
+    assert json.loads(rows[2]["parameters"]) == {"samples": [2]}
 
 
 def test_no_trial_is_started_once_the_budget_is_spent(bench_of, mlp):
