@@ -25,7 +25,7 @@ from divergence_doctor.rules import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from divergence_doctor.trace import Trace
 
@@ -134,28 +134,33 @@ class Diagnosis:
         return f"<div><b>{escape(self.headline)}</b><p>{escape(text)}</p></div>"
 
 
-def plan(trace: Trace, rules: Sequence[Rule] | None = None) -> tuple[tuple[str, Proof], ...]:
+def plan(
+    trace: Trace, rules: Sequence[Rule] | None = None, *, runs: Mapping[str, float] | None = None
+) -> tuple[tuple[str, Proof], ...]:
     """Return which trials would prove or refute what the rules suspect, most promising first.
+
+    What a trial is expected to tell is the confidence in its suspect, halved for every proof of the
+    same suspect that goes before it; it is set against what the trial costs.
 
     Args:
         trace: a trace, with or without trials in it.
         rules: the rules to ask; all of them by default.
+        runs: by trial, how often it runs the steps; once where it is not named.
 
     Returns:
         Pairs of cause and proof. A healthy trace needs none.
     """
     if trace.outcome != "diverged":
         return ()
-    found = [v.finding for v in _ask(trace, rules) if v.finding is not None]
-    found.sort(key=lambda finding: -finding.confidence)
-    depth = max((len(finding.proofs) for finding in found), default=0)
-    # Breadth first: the best proof of every suspect before the second proof of any.
-    return tuple(
-        (finding.cause, finding.proofs[rank])
-        for rank in range(depth)
-        for finding in found
-        if rank < len(finding.proofs)
-    )
+    cost = runs or {}
+    worth = [
+        (finding.confidence / 2**rank / cost.get(proof.trial, 1.0), finding.cause, proof)
+        for finding in (verdict.finding for verdict in _ask(trace, rules))
+        if finding is not None
+        for rank, proof in enumerate(finding.proofs)
+    ]
+    worth.sort(key=lambda item: -item[0])
+    return tuple((cause, proof) for _, cause, proof in worth)
 
 
 def asked(trace: Trace, rules: Sequence[Rule] | None = None) -> frozenset[str]:

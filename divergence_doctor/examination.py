@@ -409,13 +409,14 @@ def _prove(
     control: Any = None,
 ) -> Any:
     """Run the trials that the suspects call for and that have not run; return the control's."""
-    from divergence_doctor.trials import prove
+    from divergence_doctor.trials import all_trials, prove
 
+    runs = {name: trial.runs for name, trial in all_trials().items()}
     ran = {(row["cause"], row["name"], row["parameters"]) for row in builder.rows("trials")}
     return prove(
         [
             (cause, proof)
-            for cause, proof in diagnosis.plan(builder.build())
+            for cause, proof in diagnosis.plan(builder.build(), runs=runs)
             if (cause, proof.trial, json.dumps(dict(proof.parameters), sort_keys=True)) not in ran
         ],
         bench,

@@ -177,6 +177,15 @@ def test_the_best_proof_of_each_suspect_is_planned_before_the_second_of_any():
     ]
 
 
+def test_a_trial_that_costs_more_than_it_can_tell_has_to_wait():
+    rules = [
+        a_rule("weak", confidence=0.5, proofs=(Proof("quick"),)),
+        a_rule("strong", confidence=0.9, proofs=(Proof("slow"),)),
+    ]
+    planned = plan(diverged(), rules, runs={"slow": 5.0})
+    assert [proof.trial for _, proof in planned] == ["quick", "slow"]
+
+
 def test_a_healthy_run_needs_no_trial():
     assert plan(training_trace(), [a_rule("any", proofs=(Proof("a"),))]) == ()
 

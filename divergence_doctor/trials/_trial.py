@@ -89,6 +89,8 @@ class Trial(ABC):
 
     name: ClassVar[str]
     breadth: ClassVar[int]
+    #: How often it runs the steps, more or less: what it costs.
+    runs: ClassVar[float] = 1.0
 
     @abstractmethod
     def run(self, bench: Bench, parameters: Mapping[str, Any]) -> Outcome:

@@ -25,6 +25,7 @@ class ClipGradients(Trial):
 
     name: ClassVar[str] = "clip-gradients"
     breadth: ClassVar[int] = 3
+    runs: ClassVar[float] = 3.0
 
     def run(self, bench: Bench, parameters: Mapping[str, Any]) -> Outcome:
         """Run all the steps with ``global_clipnorm`` set."""

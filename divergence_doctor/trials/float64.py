@@ -23,6 +23,7 @@ class Float64(Trial):
 
     name: ClassVar[str] = "float64"
     breadth: ClassVar[int] = 2
+    runs: ClassVar[float] = 2.0
 
     def run(self, bench: Bench, parameters: Mapping[str, Any]) -> Outcome:  # noqa: ARG002
         """Run the steps with nothing narrower than float64 in them."""

@@ -37,6 +37,7 @@ class LowerRate(Trial):
 
     name: ClassVar[str] = "lower-rate"
     breadth: ClassVar[int] = 3
+    runs: ClassVar[float] = 5.0
 
     def run(self, bench: Bench, parameters: Mapping[str, Any]) -> Outcome:
         """Run all the steps at rate / k, for one k after the other."""

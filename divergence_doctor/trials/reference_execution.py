@@ -36,6 +36,7 @@ class ReferenceExecution(Trial):
 
     name: ClassVar[str] = "reference-execution"
     breadth: ClassVar[int] = 3
+    runs: ClassVar[float] = 2.0
 
     def run(self, bench: Bench, parameters: Mapping[str, Any]) -> Outcome:
         """Run the steps in one execution after the other."""
