@@ -13,7 +13,7 @@ from divergence_doctor.rules._producer import (
     measured,
     proofs,
 )
-from divergence_doctor.rules._rule import Evidence, Example, Finding, Rule, Site
+from divergence_doctor.rules._rule import Evidence, Example, Finding, Proof, Rule, Site
 from divergence_doctor.rules._singular import DOMAINS, LINEAR_ALGEBRA, met
 from divergence_doctor.trace.synthetic import SyntheticEvent, training_trace
 
@@ -68,6 +68,8 @@ class InvalidDomain(Rule):
     SEEN: ClassVar[float] = 0.95
     #: A decomposition answered NaN to finite numbers, or raised: which number is at fault is open.
     MATRIX: ClassVar[float] = 0.9
+    #: So little beyond an end may be rounding: numbers near 1 that cancel to four digits.
+    ROUNDING: ClassVar[float] = 1e-3
     #: A pole of a special function: its whole argument is on record only as statistics.
     POLE: ClassVar[float] = 0.85
 
@@ -155,8 +157,26 @@ class InvalidDomain(Rule):
             samples=producer.blamed,
             evidence=(*evidence, bad_output(producer)),
             remedies=remedies,
-            proofs=proofs(producer),
+            proofs=(*proofs(producer), *self._by_rounding(producer)),
         )
+
+    def _by_rounding(self, producer: Producer) -> tuple[Proof, ...]:
+        """Return the trial in float64, where rounding may be what brought the argument there.
+
+        It says whether the formula is at fault, or only the digits that it is computed with.
+        """
+        operand = producer.input(0)
+        if operand is None or operand.dtype != "float32":
+            return ()
+        domain = DOMAINS.get(producer.op_type)
+        if domain is None:
+            near = producer.op_type in LINEAR_ALGEBRA
+        else:
+            value = met(operand, domain)
+            beyond = min(abs((value or 0.0) - end) for end in (domain.low, domain.high))
+            # A difference of large numbers has lost more digits than its size tells.
+            near = beyond <= self.ROUNDING or operand.origin_name == "Sub"
+        return (Proof("float64"),) if near else ()
 
     def _raised(self, trace: Trace) -> Finding | None:
         step = _raised_step(trace)

@@ -315,3 +315,12 @@ def test_figures_that_json_lacks_do_not_become_evidence() -> None:
             assert finding is not None
             for item in finding.evidence:
                 assert not isinstance(item.value, float) or math.isfinite(item.value)
+
+
+@pytest.mark.parametrize(("value", "tried"), [(-1e-7, True), (-0.4, False)])
+def test_what_rounding_may_have_brought_below_zero_is_tried_in_float64(value, tried):
+    event = SyntheticEvent(
+        "Sqrt", inputs=([value, 1.0],), input_values=(value,), outputs=([math.nan, 1.0],)
+    )
+    finding = InvalidDomain().examine(training_trace(losses=(math.nan,), events=(event,)))
+    assert ("float64" in [proof.trial for proof in finding.proofs]) is tried
