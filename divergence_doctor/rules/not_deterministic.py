@@ -87,8 +87,9 @@ class NotDeterministic(Rule):
     Mistaken for: a batch or a checkpoint that "sometimes" fails, a bad GPU. Dropout and its kin are
     not it: their masks follow from the seed (which a `.keras` file does not hold, see fidelity).
 
-    Seen in: keras-team/keras#6921 (a NaN now and then, from a generator that is not deterministic:
-    the input that provoked it cannot be had again).
+    Seen in: keras-team/keras#19322 (a NumPy generator that Keras' seeds do not reach),
+    keras-team/keras#6921 (a NaN now and then, whose input cannot be had again),
+    keras-team/keras#7578 (parallel sums).
     """
 
     id = "not-deterministic"
@@ -117,7 +118,7 @@ class NotDeterministic(Rule):
         ]
         if not partings:
             return None
-        most = max(partings, key=lambda parting: (parting.difference, -parting.step))
+        most = max(partings, key=_telling)
         beyond = most.difference > self.TOLERANCE or most.first[1] != most.second[1]
         decides = beyond and _lives_sometimes(runs)
         producer = primary_of(trace)
@@ -176,6 +177,10 @@ def _parting(one: _Run, other: _Run) -> _Parting | None:
         if not same or failed != fails:
             return _Parting(step, one.steps[step], other.steps[step])
     return None
+
+
+def _telling(parting: _Parting) -> tuple[bool, float, int]:
+    return (parting.first[1] != parting.second[1], parting.difference, -parting.step)
 
 
 def _lives_sometimes(runs: Sequence[_Run]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
 from divergence_doctor.replay.bench import RUNAWAY
 from divergence_doctor.replay.unseeded import unseeded
@@ -15,15 +15,20 @@ if TYPE_CHECKING:
     from divergence_doctor.replay.bench import Bench, Rerun
 
 
+#: Runs of the first step alone, at most: what fails at every third call shows in three.
+_MOST: Final = 6
+
+
 @final
 class SameStep(Trial):
     """The untouched step again, compared bit by bit: the same start, the same seeds.
 
     The watched replay and the control are two runs already. Two more of the first step alone, one
-    right after the other, show what alternates from call to call; where the control lived, a run
-    with the failing step watched tells an unsteady step from a watch that changes it. The outcome
-    is ``finite`` where the step failed in one plain run and lived in another: no trial can tell
-    anything then.
+    right after the other, show what alternates from call to call. Where these differ while the
+    control failed, the first step is run a few times more, until it fails in one run and lives in
+    another; where the control lived, a run with the failing step watched tells an unsteady step
+    from a watch that changes it. The outcome is ``finite`` where the step failed in one plain run
+    and lived in another: no trial can tell anything then.
     """
 
     name: ClassVar[str] = "same-step"
@@ -37,6 +42,8 @@ class SameStep(Trial):
             return Outcome.not_run("nothing", "the control did not run")
         # Where the control failed at its first step, one run more stands right behind it.
         again = [bench.run(steps=1) for _ in range(2 if len(control.losses) > 1 else 1)]
+        while _undecided(control, again) and len(again) < _MOST and bench.in_time:
+            again.append(bench.run(steps=1))
         plain = [_steps_of(control), *map(_steps_of, again)]
         runs = [(True, list(bench.watched), False), (False, plain[0], control.finite)]
         runs += [
@@ -54,11 +61,22 @@ class SameStep(Trial):
         ]  # fmt: skip
         if detail or control.finite:
             rows += [("unseeded", row) for row in unseeded(bench)]
-        unsteady = control.finite or len({steps[0][1] for steps in plain if steps}) > 1
+        unsteady = control.finite or not _alike(plain)
         said = detail or f"{len(plain)} runs agree bit for bit as far as they go"
         return Outcome(
             "nothing", "finite" if unsteady else "still-fails", said, again[-1], rows=tuple(rows)
         )
+
+
+def _undecided(control: Rerun, again: Sequence[Rerun]) -> bool:
+    """Say whether the step gives other answers, and whether it always fails is not yet known."""
+    plain = [_steps_of(control), *map(_steps_of, again)]
+    return not control.finite and _alike(plain) and bool(_difference(plain))
+
+
+def _alike(runs: Sequence[Sequence[tuple[float, bool]]]) -> bool:
+    """Say whether the first step failed in every run, or in none."""
+    return len({steps[0][1] for steps in runs if steps}) <= 1
 
 
 def _steps_of(rerun: Rerun) -> list[tuple[float, bool]]:
