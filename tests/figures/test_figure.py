@@ -55,8 +55,19 @@ def with_sample_losses(trace: Trace, values: list[float]) -> Trace:
             index="1,0", followed=True, value=value, departed=link == 0, ordinary_low=2.0**-24,
             ordinary_high=math.inf, **tensor([value, 2.0]),
         )  # fmt: skip
+    along(builder, step, [2.0, 1.5, math.inf, 1e9])
     builder.describe(**trace.context)
     return builder.build()
+
+
+def along(builder: TraceBuilder, step: int, losses: list[float]) -> None:
+    """Add the loss at a tenth of the update, at the whole of it, and beyond."""
+    for place, loss in enumerate(losses):
+        builder.add("along_update", step=step, scale=10.0 ** (place - 1), loss=loss)
+    builder.add("directions", step=step, loss=losses[0], learning_rate=losses[-1], longest=0.3)
+    builder.add(
+        "attempts", trial="lower-rate", setting="divisor", value=30.0, outcome="finite", detail="$"
+    )
 
 
 def healthy() -> Trace:
@@ -110,6 +121,7 @@ def extreme() -> Trace:
             "chain", step=0, op=0, link=index, what="batch", name="x", followed=True, value=value,
             ordinary_low=0.0 if index % 2 else abs(value), ordinary_high=abs(value), **moved,
         )  # fmt: skip
+    along(builder, 0, list(ENDS))
     return builder.build()
 
 
@@ -130,6 +142,7 @@ def test_the_most_telling_picture_comes_first() -> None:
         "gradient-norm",
         "update-ratio",
         "loss",
+        "loss-along-update",
         "batch-values",
         "sample-loss",
     ]
