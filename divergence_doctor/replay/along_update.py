@@ -56,6 +56,16 @@ def measure(bench: Bench, builder: TraceBuilder) -> None:
     if not wanted or bench.execution != REFERENCE:
         return
     rates = {row["step"]: row["learning_rate"] for row in builder.rows("steps")}
+    as_found = Snapshot(bench.model)
+    try:
+        _measure(bench, wanted, rates, builder)
+    finally:
+        as_found.restore()
+
+
+def _measure(
+    bench: Bench, wanted: Sequence[int], rates: dict[int, float], builder: TraceBuilder
+) -> None:
     with _eagerly():
         lines = [_Line(bench, taken) for taken in _updates(bench, wanted)]
         lines = [line for line in lines if line.look()]
