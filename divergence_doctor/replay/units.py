@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: At 1 - 2**-9 the slope of a sigmoid is 0.8 % of its steepest and that of tanh 0.4 %.
 NEAR_ONE: Final = 1 - 2.0**-9
 #: Places that are looked at first; most units have fired by then, and only the others are read on.
-_FIRST: Final = 64
+_FIRST: Final = 8
 
 
 def units(values: NDArray[Any], row: Mapping[str, Any]) -> dict[str, int]:
