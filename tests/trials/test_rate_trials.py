@@ -5,14 +5,13 @@ import pytest
 
 from divergence_doctor.trials import all_trials
 from divergence_doctor.trials.orthogonal_recurrent import orthogonal
-from tests.trials.test_trials import bench_of, mlp  # noqa: F401 - fixtures
 
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.normal(size=(32, 4)).astype("float32")
 Y = (X @ np.array([[1.0], [-2.0], [0.5], [3.0]], "float32")).astype("float32")
 
 
-def test_the_largest_rate_that_survives_is_that_of_the_parabola(keras, bench_of):  # noqa: F811
+def test_the_largest_rate_that_survives_is_that_of_the_parabola(keras, bench_of):
     model = keras.Sequential(
         [keras.layers.Input((4,)), keras.layers.Dense(1, use_bias=False, name="out")]
     )
@@ -29,7 +28,7 @@ def test_the_largest_rate_that_survives_is_that_of_the_parabola(keras, bench_of)
     assert min([*died, rate]) > edge * 0.9
 
 
-def test_the_mildest_clip_norm_that_mends_is_searched_for(keras, bench_of):  # noqa: F811
+def test_the_mildest_clip_norm_that_mends_is_searched_for(keras, bench_of):
     model = keras.Sequential(
         [keras.layers.Input((4,)), keras.layers.Dense(1, use_bias=False, name="out")]
     )
@@ -62,7 +61,7 @@ def test_a_kernel_that_is_orthogonal_already_is_left_alone():
     assert orthogonal(np.ones((3, 4))) is None
 
 
-def repeated(keras, bench_of, layer):  # noqa: F811
+def repeated(keras, bench_of, layer):
     model = keras.Sequential([keras.layers.Input((4,)), layer, keras.layers.Dense(1, name="out")])
     model.compile(keras.optimizers.SGD(0.01), "mse", run_eagerly=True)
     bench = bench_of(model, steps=3, x=X, y=Y)
@@ -70,7 +69,7 @@ def repeated(keras, bench_of, layer):  # noqa: F811
     return bench, all_trials()["same-step"].run(bench, {})
 
 
-def test_a_step_that_counts_its_calls_is_told_with_the_counter(keras, bench_of):  # noqa: F811
+def test_a_step_that_counts_its_calls_is_told_with_the_counter(keras, bench_of):
     class Cycle(keras.layers.Layer):
         def __init__(self):
             super().__init__(name="cycle")
@@ -88,7 +87,7 @@ def test_a_step_that_counts_its_calls_is_told_with_the_counter(keras, bench_of):
     assert any("seen_batches" in name for name in names)
 
 
-def test_a_step_with_masks_and_a_seed_repeats_to_the_bit(keras, bench_of):  # noqa: F811
+def test_a_step_with_masks_and_a_seed_repeats_to_the_bit(keras, bench_of):
     class Fails(keras.layers.Layer):
         def call(self, x):
             return keras.ops.log(

@@ -25,26 +25,6 @@ def batch_of(**arrays):
 
 
 @pytest.fixture
-def bench_of(keras):
-    """Return a function that replays a model until it fails and gives the bench of that step."""
-    from divergence_doctor.replay import Bench, Engine, Snapshot, match
-
-    def bench(model, *, steps=6, **arrays):
-        batch = batch_of(**arrays)
-        builder, snapshot = TraceBuilder(), Snapshot(model)
-        engine = Engine(model, [match(batch, model)], builder)
-        engine.replay(steps=steps, seed=0)
-        trace = builder.build()
-        assert trace.outcome == "diverged", trace.context["outcome_because"]
-        return Bench(
-            model, snapshot, [batch], seed=0, asked=steps, failing_step=trace.failing_step,
-            stream=engine.last_stream, losses=list(trace.table("targets")["loss"]),
-        )  # fmt: skip
-
-    return bench
-
-
-@pytest.fixture
 def mlp(keras):
     def make(loss="mse", optimizer="sgd", last=1, activation=None):
         model = keras.Sequential(
