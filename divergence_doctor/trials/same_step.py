@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from divergence_doctor.replay.bench import Bench, Rerun
 
 
+#: How the table of trials calls it.
+_CHANGED: Final = "nothing, once more"
 #: Runs of the first step alone, at most: what fails at every third call shows in three.
 _MOST: Final = 6
 
@@ -39,7 +41,7 @@ class SameStep(Trial):
         del parameters
         control = bench.control
         if control is None:
-            return Outcome.not_run("nothing", "the control did not run")
+            return Outcome.not_run(_CHANGED, "the control did not run")
         # Where the control failed at its first step, one run more stands right behind it.
         again = [bench.run(steps=1) for _ in range(2 if len(control.losses) > 1 else 1)]
         while _undecided(control, again) and len(again) < _MOST and bench.in_time:
@@ -64,7 +66,7 @@ class SameStep(Trial):
         unsteady = control.finite or not _alike(plain)
         said = detail or f"{len(plain)} runs agree bit for bit as far as they go"
         return Outcome(
-            "nothing", "finite" if unsteady else "still-fails", said, again[-1], rows=tuple(rows)
+            _CHANGED, "finite" if unsteady else "still-fails", said, again[-1], rows=tuple(rows)
         )
 
 

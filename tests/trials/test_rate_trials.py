@@ -95,5 +95,5 @@ def test_a_step_with_masks_and_a_seed_repeats_to_the_bit(keras, bench_of):
             )
 
     _, outcome = repeated(keras, bench_of, Fails())
-    assert (outcome.outcome, outcome.changed) == ("still-fails", "nothing")
+    assert (outcome.outcome, outcome.changed) == ("still-fails", "nothing, once more")
     assert "agree bit for bit" in outcome.detail
