@@ -29,6 +29,10 @@ _SAID: Final = re.compile(
 )
 #: What CTC says of a label that needs more frames than there are, and of which sample it is.
 _TOO_LONG: Final = re.compile(r"\(required: \d+, available: \d+\)(?P<row>\d+)")
+#: What CTC says of a class that the logits do not have (its own blank is the last of them).
+_NO_CLASS: Final = re.compile(
+    r"label \(index >= num_classes - 1\).*batch: (?P<row>\d+) num_classes: \d+"
+)
 #: Ops that raise because of a label and of nothing else.
 _LABEL_OPS: Final = frozenset({"SparseSoftmaxCrossEntropyWithLogits", "CTCLoss", "CTCLossV2"})
 #: Ops of a custom loss that are defined from zero up, and of a label ask just that.
@@ -368,8 +372,11 @@ def _raised(trace: Trace) -> Iterator[_Problem]:
     where = step["raised_op"] or "the loss"
     if said is None:
         told = _TOO_LONG.search(step["raised"])
-        refused: tuple[int, ...] = (int(told["row"]),) if told is not None else ()
+        beyond = _NO_CLASS.search(step["raised"])
+        named = told or beyond
+        refused: tuple[int, ...] = (int(named["row"]),) if named is not None else ()
         words = step["raised"] if told is None else step["raised"][: told.start("row")]
+        spelt = where.startswith("CTC") and beyond is None
         yield _Problem(
             array=next(iter(_batch.arrays(trace, "y")["name"]), "y"),
             says=f"{where} refused the labels{_of(refused)}: {_one_line(words)}",
@@ -377,8 +384,8 @@ def _raised(trace: Trace) -> Iterator[_Problem]:
             rows=refused,
             total=len(set(trace.table("samples")["sample"].tolist())),
             evidence=Evidence("what the op said", where, "/steps/raised"),
-            remedy=_CTC if where.startswith("CTC") else _REMAP,
-            bounds=Bounds(steps=_time_axis(trace) if where.startswith("CTC") else None),
+            remedy=_CHARACTERS if beyond else _CTC if spelt else _REMAP,
+            bounds=Bounds(steps=_time_axis(trace) if spelt else None),
             step=step,
         )
         return

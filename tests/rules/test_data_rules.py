@@ -436,6 +436,21 @@ def test_missing_targets_are_not_blamed_for_an_op_with_finite_inputs() -> None:
     assert found(BadLabels, trace).confidence == 0.4
 
 
+def test_a_letter_beyond_the_alphabet_is_proven_by_its_sample_and_not_by_shorter_labels() -> None:
+    trace = labels_trace(
+        np.array([[1, 2, 3], [4, 15, 6], [7, 8, 9]]),
+        "ctc",
+        raised="Saw a non-null label (index >= num_classes - 1) following a null label, "
+        "batch: 1 num_classes: 13 labels: 3,14,5 labels seen so far: 3",
+        raised_type="InvalidArgumentError",
+        raised_op="CTCLoss",
+    )
+    finding = found(BadLabels, trace)
+    assert finding.samples == (1,)
+    assert finding.proofs == (Proof("drop-samples", {"samples": [1]}),)
+    assert "one unit per character" in finding.remedies[0]
+
+
 def custom_loss(y: Any, op_type: str, **fields: Any) -> Trace:
     """Return a trace of a loss that nobody knows, in which an op broke on its first input."""
     given = {"inputs": (y,), "input_arrays": ("y",), **fields}
