@@ -327,10 +327,9 @@ class _Search:
         # Rows that fail without the others are to blame; nearly the whole batch is no such part.
         few = 2 * len(minimal) <= len(self._all)
         alone = bool(minimal) and few and set(minimal) <= set(found)
-        if not alone and (others := self._mended_by_others(removed, minimal)):
-            many = "as many" if len(others) <= len(removed) else "one more of the"
+        if not alone and self._mended_by_others(removed):
             return self._whole(
-                f"without {_named(removed)} the step lives, and without {many} others as well",
+                f"without {_named(removed)} the step lives, and without as many others as well",
                 minimal=minimal,
             )
         together = self._company(minimal, removed)
@@ -350,22 +349,12 @@ class _Search:
         company = tuple(sorted(ddmin((*removed, *others), self._fails)))
         return company if len(company) < len(self._all) else ()
 
-    def _mended_by_others(
-        self, removed: tuple[int, ...], minimal: tuple[int, ...]
-    ) -> tuple[int, ...]:
-        """Return other rows that mend the step as well when as many are taken away.
-
-        Where it takes most of the batch to fail, a sum over its rows passed a limit, and by chance
-        the ones removed may weigh a little more than others do: then it may be one row more.
-        """
+    def _mended_by_others(self, removed: tuple[int, ...]) -> bool:
+        """Say whether taking away as many other rows mends the step as well."""
         others = [row for row in self._all if row not in set(removed)]
-        most = not minimal or 2 * len(minimal) > len(self._all)
-        for more in (0, 1) if most and len(removed) > 1 else (0,):
-            count = min(len(removed) + more, len(others) - 1)
-            spread = tuple(others[len(others) * place // count] for place in range(max(count, 0)))
-            if spread and self._mends(spread):
-                return spread
-        return ()
+        count = min(len(removed), len(others) - 1)
+        spread = tuple(others[len(others) * place // count] for place in range(max(count, 0)))
+        return bool(spread) and self._mends(spread)
 
     def _company(self, minimal: tuple[int, ...], removed: tuple[int, ...]) -> tuple[int, ...]:
         """Return the rows of a smallest batch that could be taken away in place of its culprit."""
