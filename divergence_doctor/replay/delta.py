@@ -324,7 +324,9 @@ class _Search:
         if len(found) > 1:
             removed = tuple(sorted(ddmin(found, self._mends, most=_REFINE)))
         minimal = minimal or self._smallest(removed, found)
-        alone = bool(minimal) and set(minimal) <= set(found)
+        # Rows that fail without the others are to blame; nearly the whole batch is no such part.
+        few = 2 * len(minimal) <= len(self._all)
+        alone = bool(minimal) and few and set(minimal) <= set(found)
         if not alone and self._mended_by_others(removed):
             return self._whole(
                 f"without {_named(removed)} the step lives, and without as many others as well",

@@ -29,8 +29,14 @@ _SAID: Final = re.compile(
 )
 #: What CTC says of a label that needs more frames than there are, and of which sample it is.
 _TOO_LONG: Final = re.compile(r"\(required: \d+, available: \d+\)(?P<row>\d+)")
+#: What CTC says of a class that the logits do not have (its own blank is the last of them).
+_NO_CLASS: Final = re.compile(
+    r"label \(index >= num_classes - 1\).*batch: (?P<row>\d+) num_classes: \d+"
+)
 #: Ops that raise because of a label and of nothing else.
 _LABEL_OPS: Final = frozenset({"SparseSoftmaxCrossEntropyWithLogits", "CTCLoss", "CTCLossV2"})
+#: Ops of a custom loss that are defined from zero up, and of a label ask just that.
+_FROM_ZERO_UP: Final = frozenset({"Log", "Sqrt"})
 #: What a NaN label becomes when a float is cast to int64 on x86.
 _CAST_NAN: Final = -(2**63)
 
@@ -133,8 +139,10 @@ class BadLabels(Rule):
     NaN and Inf are recognised whatever the loss; the rest is judged for Keras' own losses, whose
     domains are known: class ids that are negative, not below the number of classes or not whole;
     probabilities outside [0, 1]; counts below zero; label sequences longer than the time axis. A
-    custom loss is judged by its ops. A step that raised in a sparse cross-entropy names its label.
-    Label smoothing, an ignored class and the casting of class ids are taken into account.
+    custom loss is judged by its ops: labels below zero, in less than half of the samples, are bad
+    where it takes their log or their square root as they are. A step that raised in a sparse
+    cross-entropy names its label. Label smoothing, an ignored class and the casting of class ids
+    are taken into account.
 
     Why it diverges: a NaN target makes its loss NaN, and weighting it with 0 does not help
     (0 * NaN = NaN). A class id out of range raises on a CPU and gives a NaN loss on GPU and XLA.
@@ -185,7 +193,10 @@ class BadLabels(Rule):
     def examine(self, trace: Trace) -> Finding | None:
         """Return what is wrong with the labels, the gravest first, or None."""
         problems = sorted(
-            (*_raised(trace), *_infeasible(trace), *_nonfinite(trace), *_domains(trace)),
+            (
+                *(*_raised(trace), *_infeasible(trace), *_nonfinite(trace)),
+                *(*_domains(trace), *_refused_by_op(trace)),
+            ),
             key=lambda problem: -problem.confidence,
         )
         if not problems:
@@ -324,6 +335,11 @@ _COUNTS: Final = (
     "This loss is for counts or amounts from zero up: look for a difference or a standardised "
     'target, and use `loss="mean_squared_error"` or `"huber"` for those.'
 )
+_BELOW_ZERO: Final = (
+    "The other labels are from zero up: look for what made these negative (a missing value coded "
+    "as -1, an interpolation, noise that was added) and drop or mend them: `good = "
+    "(y >= 0).reshape(len(y), -1).all(axis=1); x, y = x[good], y[good]`."
+)
 _SIGNS: Final = "Hinge losses want -1 and 1 (0 and 1 are converted): `y = np.where(y > 0, 1, -1)`."
 _NO_ZEROS: Final = (
     'A percentage of zero has no meaning: drop those samples or use `loss="mean_absolute_error"`.'
@@ -356,8 +372,11 @@ def _raised(trace: Trace) -> Iterator[_Problem]:
     where = step["raised_op"] or "the loss"
     if said is None:
         told = _TOO_LONG.search(step["raised"])
-        refused: tuple[int, ...] = (int(told["row"]),) if told is not None else ()
+        beyond = _NO_CLASS.search(step["raised"])
+        named = told or beyond
+        refused: tuple[int, ...] = (int(named["row"]),) if named is not None else ()
         words = step["raised"] if told is None else step["raised"][: told.start("row")]
+        spelt = where.startswith("CTC") and beyond is None
         yield _Problem(
             array=next(iter(_batch.arrays(trace, "y")["name"]), "y"),
             says=f"{where} refused the labels{_of(refused)}: {_one_line(words)}",
@@ -365,8 +384,8 @@ def _raised(trace: Trace) -> Iterator[_Problem]:
             rows=refused,
             total=len(set(trace.table("samples")["sample"].tolist())),
             evidence=Evidence("what the op said", where, "/steps/raised"),
-            remedy=_CTC if where.startswith("CTC") else _REMAP,
-            bounds=Bounds(steps=_time_axis(trace) if where.startswith("CTC") else None),
+            remedy=_CHARACTERS if beyond else _CTC if spelt else _REMAP,
+            bounds=Bounds(steps=_time_axis(trace) if spelt else None),
             step=step,
         )
         return
@@ -408,6 +427,36 @@ def _infeasible(trace: Trace) -> Iterator[_Problem]:
         remedy=_CTC,
         bounds=Bounds(steps=_time_axis(trace)),
     )
+
+
+def _refused_by_op(trace: Trace) -> Iterator[_Problem]:
+    """Yield negative labels of a few samples that a custom loss took the log or the root of.
+
+    Where most samples hold some, they are what the labels are like, and the op is out of place.
+    A label of zero is a proper one, a probability or a count, that the op has to be kept from.
+    """
+    producer = forward_fault(trace)
+    if producer is None or producer.phase != "loss" or producer.op_type not in _FROM_ZERO_UP:
+        return
+    fed = producer.input(0)
+    if fed is None or fed.origin != "batch" or fed.nonfinite or not fed.negative:
+        return
+    for row in _batch.arrays(trace, "y").rows():
+        samples = _batch.of_array(trace, "samples", row)
+        rows = _batch.picked(samples, samples["min"] < 0)
+        if row["name"] != fed.origin_name or not 0 < 2 * len(rows) < len(samples):
+            continue
+        yield _Problem(
+            array=row["name"],
+            says=f"{row['name']} holds labels{_of(rows)} that are below zero ({row['min']:g}), and "
+            f"{producer.op_type} {producer.place} takes them as they are",
+            confidence=BadLabels.OUTSIDE,
+            rows=rows,
+            total=len(samples),
+            evidence=Evidence(f"negative labels given to {producer.op_type}", fed.negative,
+                              "/operands/negative"),
+            remedy=_BELOW_ZERO,
+        )  # fmt: skip
 
 
 def _for_class(value: int, classes: int) -> str:

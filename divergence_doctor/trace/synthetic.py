@@ -73,7 +73,8 @@ class SyntheticEvent:
     """One non-finite event; ``inputs`` and ``outputs`` become operands with these values.
 
     ``input_values`` are the inputs' values at the bad element, ``input_makers`` the ops that made
-    them, ``input_variables`` the variables that they are (empty for what an op made).
+    them, ``input_variables`` the variables that they are (empty for what an op made), and
+    ``input_arrays`` the arrays of the batch (empty for what is none).
     """
 
     op_type: str
@@ -91,6 +92,7 @@ class SyntheticEvent:
     input_values: Sequence[float] = ()
     input_makers: Sequence[str] = ()
     input_variables: Sequence[str] = ()
+    input_arrays: Sequence[str] = ()
     outputs: Sequence[ArrayLike] = ()
     step: int | None = None
     layer_class: str = ""
@@ -471,14 +473,16 @@ def _event(builder: TraceBuilder, run: SyntheticRun, order: int, event: Syntheti
         at = event.input_values[position] if position < len(event.input_values) else math.nan
         makers, variables = event.input_makers, event.input_variables
         variable = variables[position] if position < len(variables) else ""
+        array = event.input_arrays[position] if position < len(event.input_arrays) else ""
+        made_by = makers[position] if position < len(makers) else ""
         builder.add(
             "operands",
             step=step,
             op=order,
             position=position,
             role="input",
-            origin="variable" if variable else "op",
-            origin_name=variable or (makers[position] if position < len(makers) else ""),
+            origin="variable" if variable else "batch" if array else "op",
+            origin_name=variable or array or made_by,
             value=at,
             **tensor(np.asarray(value, dtype=run.dtype)),
         )

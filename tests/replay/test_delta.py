@@ -285,6 +285,33 @@ def test_half_of_such_a_batch_that_is_named_is_not_blamed_either(keras, blamed):
     assert "as many others" in found.because
 
 
+@pytest.mark.parametrize("rows", [16, 13, 7])
+def test_a_sum_of_unequal_rows_just_beyond_its_limit_blames_none_of_them(keras, blamed, rows):
+    def product_of_all(_, y_pred):
+        return tf.exp(tf.reduce_sum(tf.abs(y_pred)))
+
+    model = mlp(keras, product_of_all)
+    model.layers[-1].kernel.assign(np.ones((4, 1), "float32"))
+    # exp overflows float32 at 88.7; it takes three of sixteen rows less to stay below.
+    x = np.random.default_rng(3).uniform(0.95, 1.05, (rows, 4)).astype("float32")
+    x *= 105.0 / x.sum()
+    found = blamed(model, {"x": x, "y": np.zeros((rows, 1), "float32")}, steps=1)
+    assert (found.outcome, found.rows) == ("whole", ())
+
+
+def test_an_outlier_in_a_sum_that_needs_the_others_too_is_blamed(keras, blamed):
+    def product_of_all(_, y_pred):
+        return tf.exp(tf.reduce_sum(tf.abs(y_pred)))
+
+    model = mlp(keras, product_of_all)
+    model.layers[-1].kernel.assign(np.ones((4, 1), "float32"))
+    x = np.full((16, 4), 0.5, "float32")
+    x[[5, 11]] = 9.0
+    found = blamed(model, {"x": x, "y": np.zeros((16, 1), "float32")}, steps=1)
+    assert found.outcome == "rows"
+    assert set(found.rows) <= {5, 11}
+
+
 def test_a_row_is_found_though_the_model_shuffles_the_rows(keras, blamed):
     def shuffled(_, y_pred):
         order = tf.random.shuffle(tf.range(tf.shape(y_pred)[0]))

@@ -436,6 +436,69 @@ def test_missing_targets_are_not_blamed_for_an_op_with_finite_inputs() -> None:
     assert found(BadLabels, trace).confidence == 0.4
 
 
+def test_a_letter_beyond_the_alphabet_is_proven_by_its_sample_and_not_by_shorter_labels() -> None:
+    trace = labels_trace(
+        np.array([[1, 2, 3], [4, 15, 6], [7, 8, 9]]),
+        "ctc",
+        raised="Saw a non-null label (index >= num_classes - 1) following a null label, "
+        "batch: 1 num_classes: 13 labels: 3,14,5 labels seen so far: 3",
+        raised_type="InvalidArgumentError",
+        raised_op="CTCLoss",
+    )
+    finding = found(BadLabels, trace)
+    assert finding.samples == (1,)
+    assert finding.proofs == (Proof("drop-samples", {"samples": [1]}),)
+    assert "one unit per character" in finding.remedies[0]
+
+
+def custom_loss(y: Any, op_type: str, **fields: Any) -> Trace:
+    """Return a trace of a loss that nobody knows, in which an op broke on its first input."""
+    given = {"inputs": (y,), "input_arrays": ("y",), **fields}
+    return labels_trace(y, "divergence_by_hand", events=(SyntheticEvent(op_type, **given),))
+
+
+@pytest.mark.parametrize("op_type", ["Log", "Sqrt"])
+def test_a_negative_label_that_a_custom_loss_takes_the_log_or_root_of_is_a_bad_label(
+    op_type: str,
+) -> None:
+    y = np.linspace(0.1, 0.9, 8)[:, None]
+    y[6] = -0.25
+    finding = found(BadLabels, custom_loss(y, op_type))
+    assert finding.samples == (6,)
+    assert "in sample 6 that are below zero (-0.25)" in finding.summary
+    assert finding.site.op == op_type
+    assert finding.confidence == BadLabels.OUTSIDE
+    assert finding.proofs == (Proof("drop-samples", {"samples": [6]}),)
+    assert {"log-of-zero", "invalid-domain"} <= BadLabels.explains
+
+
+def test_a_label_of_zero_in_a_log_is_no_bad_label() -> None:
+    y = np.linspace(0.1, 0.9, 8)[:, None]
+    y[6] = 0.0
+    assert quiet(BadLabels, custom_loss(y, "Log"))
+
+
+def test_labels_that_are_negative_in_most_samples_are_what_the_loss_is_not_made_for() -> None:
+    assert quiet(BadLabels, custom_loss(np.linspace(-0.9, 0.5, 8)[:, None], "Log"))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"input_arrays": ()}, {"input_arrays": ("x",)}, {"phase": "forward"}]
+)
+def test_a_negative_label_is_not_blamed_for_the_root_of_something_else(
+    fields: dict[str, Any],
+) -> None:
+    y = np.linspace(0.1, 0.9, 8)[:, None]
+    y[6] = -0.25
+    assert quiet(BadLabels, custom_loss(y, "Sqrt", **fields))
+
+
+def test_an_op_that_takes_negative_numbers_says_nothing_of_the_labels() -> None:
+    y = np.linspace(0.1, 0.9, 8)[:, None]
+    y[6] = -0.25
+    assert quiet(BadLabels, custom_loss(y, "Exp"))
+
+
 def test_a_negative_class_id_is_named_as_such() -> None:
     finding = found(BadLabels, sparse_trace(0, 1, 2, -1, 4, 3))
     assert finding.summary == (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from divergence_doctor.diagnosis import diagnose
 from divergence_doctor.examination import Request, examine
@@ -130,3 +131,59 @@ def test_zeros_become_the_usual_magnitude_and_long_rows_are_cut_to_what_can_be_s
     cut = valid(rows, {"low": 0, "high": 5, "integral": True, "steps": 3})
     np.testing.assert_array_equal(cut, [[1, 1, 0, 0], [1, 2, 3, 0], [1, 2, 0, 0]])
     assert cut.dtype == rows.dtype
+
+
+# ---------------------------------------------------------------- a loss that nobody knows
+
+
+def divergence(y_true, y_pred):
+    return tf.reduce_sum(y_true * (tf.math.log(y_true) - tf.math.log(y_pred)), -1)
+
+
+def log_of_output(y_true, y_pred):
+    return tf.reduce_mean((tf.math.log(y_pred[:, :1]) - y_true[:, :1]) ** 2, -1)
+
+
+SHARES = np.full((N, 4), 0.25, "float32")
+
+
+@pytest.fixture
+def by_hand(keras, tmp_path):
+    """Return a function that examines a model whose loss is a function of the user's."""
+
+    def run(loss, y, *, activation):
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential(
+            [
+                keras.layers.Input((6,)),
+                keras.layers.Dense(12, activation="tanh"),
+                keras.layers.Dense(4, activation=activation),
+            ]
+        )
+        model.compile(keras.optimizers.Adam(1e-3), keras.saving.register_keras_serializable()(loss))
+        model.save(tmp_path / "model.keras")
+        np.savez(tmp_path / "batch.npz", x=X, y=y)
+        (tmp_path / "out").mkdir()
+        request = Request(str(tmp_path / "model.keras"), (str(tmp_path / "batch.npz"),), steps=3)
+        return diagnose(examine(request, tmp_path / "out")).main
+
+    return run
+
+
+def test_a_negative_share_in_a_divergence_by_hand_is_a_bad_label(by_hand):
+    main = by_hand(divergence, put(SHARES, (0.5, -0.25, 0.5, 0.25), 6), activation="softmax")
+    assert main.finding.cause == "bad-labels"
+    assert main.confirmed
+    assert main.finding.samples == (6,)
+    assert main.finding.site.op == "Log"
+
+
+def test_its_twin_with_a_share_of_zero_is_a_log_of_zero(by_hand):
+    main = by_hand(divergence, put(SHARES, (0.5, 0.0, 0.25, 0.25), 6), activation="softmax")
+    assert main.finding.cause == "log-of-zero"
+    assert main.finding.samples == (6,)
+
+
+def test_its_twin_in_which_the_output_is_negative_is_not_put_down_to_the_labels(by_hand):
+    main = by_hand(log_of_output, put(SHARES, (-0.25, 0.5, 0.5, 0.25), 6), activation="tanh")
+    assert main.finding.cause != "bad-labels"
