@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 
 EXPECTED = {"outcome": "diverged", "cause": "bad-labels", "stage": "data", "samples": [1]}
-HELD_OUT = True
 
 LETTERS, FRAMES = 12, 10
 

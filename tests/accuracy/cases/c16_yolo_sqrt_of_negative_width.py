@@ -16,7 +16,6 @@ EXPECTED = {
     "op": "Sqrt",
     "samples": [3],
 }
-HELD_OUT = True
 
 
 @keras.saving.register_keras_serializable("c16")

@@ -14,7 +14,6 @@ EXPECTED = {
     "op": "Rsqrt",
     "samples": [],
 }
-HELD_OUT = True
 
 
 def model():

@@ -15,7 +15,6 @@ EXPECTED = {
     "op": "Sum",
     "samples": [],
 }
-HELD_OUT = True
 
 
 @keras.saving.register_keras_serializable("c40")

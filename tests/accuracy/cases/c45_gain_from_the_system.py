@@ -14,7 +14,6 @@ EXPECTED = {
 }
 #: So many draws that one of them fails for all practical purposes.
 ARGUMENTS = ("--steps", "40")
-HELD_OUT = True
 
 
 @keras.saving.register_keras_serializable("c45")

@@ -12,7 +12,6 @@ EXPECTED = {
     "cause": "not-deterministic",
     "stage": "execution",
 }
-HELD_OUT = True
 
 
 @keras.saving.register_keras_serializable("c46")
