@@ -6,6 +6,7 @@ import importlib.util
 from typing import TYPE_CHECKING, Any, Final
 
 from divergence_doctor._clean import clean
+from divergence_doctor.checkpoints._guarded import ended_early
 from divergence_doctor.checkpoints._user_code import import_user_code
 from divergence_doctor.errors import CheckpointError
 
@@ -85,13 +86,19 @@ def unknown_objects(
     return CheckpointError(
         "unknown-custom-objects",
         f"{clean(file.name)} needs {count} that nothing defines: {named}",
-        why=f"{given} does not define them"
+        why=f"{given} does not define them" + _read_in_part(options)
         if given
         else "a checkpoint holds the names of the user's own classes and functions, not their code",
         fix=f"--custom-objects {clean(only, 80)}"
         if only and only not in ("builtins", "__main__")
         else "--custom-objects FILE_OR_MODULE, the code that defines them; it may be repeated",
     )
+
+
+def _read_in_part(options: OpenOptions) -> str:
+    ends = [ended_early(import_user_code(spec).__name__) for spec in options.custom_objects]
+    told = ", ".join(clean(end, 120) for end in ends if end)
+    return f"; it was read as far as {told}, which would have trained or saved" if told else ""
 
 
 def op_classes(names: Iterable[str]) -> dict[str, Any]:

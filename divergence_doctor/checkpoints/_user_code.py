@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from divergence_doctor._clean import clean
+from divergence_doctor.checkpoints._guarded import ended_early, until_training
 from divergence_doctor.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def import_user_code(spec: str) -> ModuleType:
-    """Import what ``--custom-objects`` or ``--model`` names.
+    """Import what ``--custom-objects`` or ``--model`` names, up to where it would train.
 
     Args:
         spec: path of a ``.py`` file, imported under its stem with its folder on ``sys.path``; or a
@@ -59,10 +60,16 @@ def user_factory(spec: str) -> Callable[[], Any]:
         raise CheckpointError(
             "bad-model-option",
             f"{clean(code)} has no function {name!r}",
-            why=f"the functions it defines: {mine}",
+            why=f"the functions it defines: {mine}" + _as_far_as(module),
             fix="name the function that returns the compiled model: --model FILE:FUNCTION",
         )
     return function  # type: ignore[no-any-return]
+
+
+def _as_far_as(module: ModuleType) -> str:
+    """Say that a module was read in part only, and why; empty where it was read whole."""
+    ended = ended_early(module.__name__)
+    return f"; it was read as far as {ended}, which would have trained or saved" if ended else ""
 
 
 def call_factory(spec: str) -> Any:
@@ -167,7 +174,8 @@ def _import_file(path: Path) -> ModuleType:
     _on_path(file.parent)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        with until_training(name, file):
+            spec.loader.exec_module(module)
     except KeyboardInterrupt:
         del sys.modules[name]
         raise
@@ -191,7 +199,7 @@ def _free_name(file: Path) -> str:
 def _import_module(name: str) -> ModuleType:
     _on_path(Path.cwd())
     try:
-        return importlib.import_module(name)
+        return _import_dotted(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
             raise CheckpointError(
@@ -205,6 +213,27 @@ def _import_module(name: str) -> ModuleType:
         raise
     except BaseException as error:
         raise _failed(name, error) from error
+
+
+def _import_dotted(name: str) -> ModuleType:
+    """Import a module as Python does, and keep what it has defined where it would train."""
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.loader is None or spec.origin is None:
+        return importlib.import_module(name)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        with until_training(name, Path(spec.origin)):
+            spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    parent, _, child = name.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], child, module)
+    return sys.modules[name]
 
 
 def _failed(spec: str, error: BaseException, *, within: Path | None = None) -> CheckpointError:

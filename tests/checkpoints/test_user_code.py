@@ -91,3 +91,66 @@ def test_a_function_that_is_not_there_is_told_with_those_that_are(tmp_path):
     with pytest.raises(CheckpointError) as caught:
         user_factory(f"{spec}:make")
     assert caught.value.why == "the functions it defines: build, other"
+
+
+TRAINS = """
+import sys
+import keras
+import numpy as np
+
+SEEN = []
+
+class Mine(keras.layers.Layer):
+    pass
+
+assert len(sys.argv) == 1
+model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+model.compile("sgd", "mse")
+{}
+SEEN.append("after")
+
+class Late(keras.layers.Layer):
+    pass
+"""
+FIT = "model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        FIT,
+        "model.train_on_batch(np.ones((4, 2)), np.ones((4, 1)))",
+        "model.save('written.keras')",
+        "try:\n    model.optimizer.apply([v * 0 for v in model.weights], model.weights)\n"
+        "except Exception:\n    pass",
+    ],
+    ids=["fit", "train_on_batch", "save", "custom loop"],
+)
+@pytest.mark.parametrize("dotted", [False, True])
+def test_a_training_script_is_read_up_to_where_it_would_train(tmp_path, monkeypatch, line, dotted):
+    monkeypatch.chdir(tmp_path)
+    spec = written(tmp_path, TRAINS.format(line), "trains.py")
+    module = import_user_code("trains" if dotted else spec)
+    assert module.Mine.__name__ == "Mine"
+    assert not hasattr(module, "Late")
+    assert module.SEEN == []
+    assert not list(tmp_path.glob("*.keras"))
+    assert import_user_code("trains" if dotted else spec) is module
+
+
+def test_what_the_script_defines_after_that_is_told_as_not_read(tmp_path):
+    spec = written(tmp_path, TRAINS.format(FIT) + "def build(): ...\n", "trains.py")
+    with pytest.raises(CheckpointError) as caught:
+        user_factory(f"{spec}:build")
+    assert "it was read as far as fit() at line 14 of trains.py" in caught.value.why
+
+
+def test_after_the_import_everything_trains_again(tmp_path, keras):
+    import numpy as np
+
+    import_user_code(written(tmp_path, TRAINS.format(FIT), "trains.py"))
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
+    assert int(model.optimizer.iterations) == 1
+    assert "fit" not in vars(keras.Model)
