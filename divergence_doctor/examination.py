@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,6 +38,8 @@ _OUT_OF_SCALE: Final = 1e3
 
 TRACE: Final = "trace.h5"
 MINIMAL_BATCH: Final = "minimal_batch.npz"
+#: The model from before the failing step of a crash bundle, or its weights alone.
+BEFORE: Final = ("before.keras", "before.weights.h5")
 JOURNAL: Final = "journal.jsonl"
 PLACE: Final = "place.json"
 ERROR: Final = "error.json"
@@ -134,17 +136,28 @@ def examine(
         from divergence_doctor.replay import Engine, Snapshot
         from divergence_doctor.replay.seeds import reseed
     with _timed(timings, "open"):
-        opened, batches, fed = _open(request, builder, progress)
+        opened = _open(request, progress)
+    crash = _crash(request, opened, progress)
+    if crash is not None:
+        with _timed(timings, "rolling forward"):
+            crash.roll(builder)
+        request = replace(request, steps=crash.steps)
+    batches, fed = _read(request, opened, crash, builder, progress)
     builder.describe(**_facts(request, opened, batches, fed[0]))
     reseed(opened.unseeded, request.seed)
-    snapshot = Snapshot(opened.model)
+    snapshot = Snapshot(opened.model, None if crash is None else crash.start)
     with _timed(timings, "replay"):
         engine = Engine(opened.model, fed, builder, progress)
-        engine.replay(steps=request.steps, seed=request.seed)
+        engine.replay(steps=request.steps, seed=request.seed, start=snapshot)
     with _timed(timings, "as trained"):
         progress(-1, "the step as it was trained", "")
+        if crash is not None and _must_compare(request, crash, builder):
+            request = replace(request, as_trained=True)
         function = _as_trained(request, engine, snapshot, builder, progress)
-    _tell_sequence(len(batches), builder)
+    if crash is not None:
+        crash.settle(builder)
+    else:
+        _tell_sequence(len(batches), builder)
     bench = _bench(request, engine, snapshot, batches, builder, function)
     if bench is not None:
         with _timed(timings, "chain"):
@@ -170,6 +183,8 @@ def examine(
     with _timed(timings, "seeds"):
         progress(-1, "other seeds", "")
         _other_seeds(request, engine, snapshot, opened, batches, bench, builder, timings)
+    if crash is not None:
+        _keep_start(crash, builder, folder)
     builder.describe(run={**builder.context["run"], "timings": timings})
     progress(-1, "writing the trace", "")
     trace = builder.build()
@@ -206,23 +221,66 @@ def _other_seeds(
     seeds.settle(draws(engine.last_stream), builder, why_not=why_not)
 
 
-def _open(
-    request: Request, builder: TraceBuilder, progress: Callable[[int, str, str], None]
-) -> tuple[Any, tuple[Batch, ...], list[Any]]:
-    """Open the checkpoint and the batches, and return them with the batches as the model wants."""
-    from divergence_doctor.checkpoints import open_checkpoint
-    from divergence_doctor.replay import check_supported, match
+def _open(request: Request, progress: Callable[[int, str, str], None]) -> Any:
+    """Open the checkpoint."""
+    from divergence_doctor.checkpoints import choose, open_checkpoint
+    from divergence_doctor.replay import check_supported
 
     progress(-1, "opening the checkpoint", "")
-    opened = open_checkpoint(Path(request.checkpoint), request.options())
+    path = Path(request.checkpoint)
+    if not request.batches:
+        choose(path, request.options()).without_batch(path)
+    opened = open_checkpoint(path, request.options())
     check_supported(opened.model)
     _set_jit(opened, jit=request.jit)
+    return opened
+
+
+def _crash(request: Request, opened: Any, progress: Callable[[int, str, str], None]) -> Any:
+    """Return the recorded steps that lead to the failure, where the checkpoint's own are asked for.
+
+    With a batch given a crash bundle is a checkpoint like any other.
+    """
+    from divergence_doctor.replay.crash import Crash
+
+    if opened.recording is None or request.batches:
+        return None
+    return Crash(opened.model, opened.recording, progress)
+
+
+def _must_compare(request: Request, crash: Any, builder: TraceBuilder) -> bool:
+    """Say whether the recorded steps fail as they were trained, and only so."""
+    sound = builder.context.get("outcome") != "diverged"
+    return bool(sound and crash.fails_as_trained and request.as_trained is None)
+
+
+def _keep_start(crash: Any, builder: TraceBuilder, folder: Path) -> None:
+    """Write the model from before the failing step, so that the step can be run without us."""
+    failing = builder.context.get("failing_step")
+    if builder.context.get("outcome") != "diverged" or failing is None:
+        return
+    kept = crash.save(folder, int(failing))
+    builder.describe(reproduce={**builder.context["reproduce"], **kept})
+
+
+def _read(
+    request: Request,
+    opened: Any,
+    crash: Any,
+    builder: TraceBuilder,
+    progress: Callable[[int, str, str], None],
+) -> tuple[tuple[Batch, ...], list[Any]]:
+    """Read the batches, and return them with the same as the model wants them."""
+    from divergence_doctor.replay import match
+
     progress(-1, "reading the batch", "")
-    batches = read_batches([Path(path) for path in request.batches])
+    batches = (
+        read_batches([Path(path) for path in request.batches]) if crash is None else crash.batches
+    )
     fed = [_matched(match, batch, opened.model) for batch in batches]
     for index, (batch, one) in enumerate(zip(batches, fed, strict=True)):
         describe(batch, index, builder, roles=one.roles)
-    return opened, batches, fed
+    return batches, fed
 
 
 def _tell_sequence(given: int, builder: TraceBuilder) -> None:
@@ -504,7 +562,8 @@ def _facts(request: Request, opened: Any, batches: tuple[Batch, ...], fed: Any) 
             "checkpoint": str(opened.source.get("file") or request.checkpoint),
             "objects": opened.source.get("objects"),
             "format": opened.source.get("format", ""),
-            "batch": request.batches[0],
+            "batch": batches[0].source,
+            "bundle": "" if request.batches else request.checkpoint,
             "batches": [batch.source for batch in batches],
             "custom_objects": list(request.custom_objects),
             "model": request.model,

@@ -18,6 +18,7 @@ from divergence_doctor._clean import clean
 from divergence_doctor.diagnosis import Diagnosis, diagnose
 from divergence_doctor.errors import DoctorError
 from divergence_doctor.examination import (
+    BEFORE,
     ERROR,
     ERROR_STATUS,
     JOURNAL,
@@ -116,7 +117,10 @@ def _preflight(request: Request) -> None:
     from divergence_doctor.checkpoints import choose
 
     path = Path(request.checkpoint)
-    choose(path, request.options()).preflight(path, request.options())
+    kind = choose(path, request.options())
+    kind.preflight(path, request.options())
+    if not request.batches:
+        kind.without_batch(path)
     read_batches([Path(batch) for batch in request.batches])
 
 
@@ -198,7 +202,7 @@ class ChildBugError(Exception):
 
 
 def _take(work: Path, folder: Path) -> None:
-    for name in (TRACE, MINIMAL_BATCH):
+    for name in (TRACE, MINIMAL_BATCH, *BEFORE):
         if (work / name).is_file():
             _copy(work / name, folder / name)
 

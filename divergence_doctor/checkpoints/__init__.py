@@ -8,12 +8,15 @@ from divergence_doctor.checkpoints._checkpoint import (
     open_checkpoint,
 )
 from divergence_doctor.checkpoints._earlier import Fault, last_good
+from divergence_doctor.checkpoints._recording import RecordedStep, Recording
 
 __all__ = [
     "Checkpoint",
     "Fault",
     "OpenOptions",
     "Opened",
+    "RecordedStep",
+    "Recording",
     "choose",
     "last_good",
     "open_checkpoint",

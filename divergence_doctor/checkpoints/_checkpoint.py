@@ -6,11 +6,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from divergence_doctor import _plugins
 from divergence_doctor._clean import clean
-from divergence_doctor.errors import CheckpointError, NotFoundError, RefusedError
+from divergence_doctor.errors import CheckpointError, NotFoundError, RefusedError, UsageError
+
+if TYPE_CHECKING:
+    from divergence_doctor.checkpoints._recording import Recording
 
 _ACCEPTED = (
     "give a .keras archive, a legacy whole-model .h5 or a crash bundle; or a .weights.h5 or a"
@@ -54,12 +57,14 @@ class Opened:
         source: ``file``, ``format``, ``sha256``, ``keras_version`` (empty when unknown) and
             ``dtype_policy``, the policy under which the model was built.
         unseeded: the state variables of random generators that the file did not bring back.
+        recording: the steps that led to the failure, where the checkpoint holds them.
     """
 
     model: Any
     fidelity: dict[str, Any]
     source: dict[str, Any]
     unseeded: tuple[Any, ...] = ()
+    recording: Recording | None = None
 
 
 class Checkpoint(ABC):
@@ -87,6 +92,20 @@ class Checkpoint(ABC):
             CheckpointError: the file is not what it seems to be.
             RefusedError: it is damaged, or could harm the machine that loads it.
         """
+
+    @classmethod
+    def without_batch(cls, path: Path) -> None:
+        """Say that a batch is needed, unless the checkpoint itself holds what it failed on.
+
+        Raises:
+            UsageError: there is none in it.
+        """
+        raise UsageError(
+            "no-batch",
+            "no BATCH was given",
+            why="a checkpoint does not hold the batch that broke the step",
+            fix="save it with np.savez('batch.npz', x=x, y=y) and name it after the checkpoint",
+        )
 
     @classmethod
     @abstractmethod

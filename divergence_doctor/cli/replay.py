@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from divergence_doctor.trace import Trace
 
 CHECKPOINT = Annotated[
-    str, typer.Argument(metavar="CKPT", help="The checkpoint from before the failing step.")
+    str, typer.Argument(metavar="CKPT", help="The checkpoint from before the failing step, or a crash bundle.")
 ]
 BATCHES = Annotated[
     list[str] | None,
-    typer.Argument(metavar="BATCH", help="The batch (.npz); several, or a folder, are steps."),
+    typer.Argument(
+        metavar="BATCH",
+        help="The batch (.npz); several, or a folder, are steps. A crash bundle brings its own.",
+    ),
 ]
 
 
@@ -91,7 +94,7 @@ def replay(  # noqa: PLR0913 - every flag of the command is a parameter of it
 
     request = Request(
         checkpoint=checkpoint,
-        batches=tuple(_given(batches)),
+        batches=tuple(batches or ()),
         custom_objects=tuple(custom_objects or ()),
         model=model,
         loss=loss,
@@ -130,19 +133,6 @@ def replay(  # noqa: PLR0913 - every flag of the command is a parameter of it
 
 def _silent(_trace: Trace, _diagnosis: Diagnosis) -> None:
     """Say nothing yet: the JSON is printed once it is written."""
-
-
-def _given(batches: list[str] | None) -> list[str]:
-    from divergence_doctor.errors import UsageError
-
-    if not batches:
-        raise UsageError(
-            "no-batch",
-            "no BATCH was given",
-            why="a checkpoint does not hold the batch that broke the step",
-            fix="save it with np.savez('batch.npz', x=x, y=y) and name it after the checkpoint",
-        )
-    return batches
 
 
 def _stem(checkpoint: str) -> str:

@@ -313,6 +313,21 @@ def forget_global_seed_generator() -> None:
     global_state.set_global_attribute("global_seed_generator", None)
 
 
+def global_seed_state() -> Any:
+    """Return the variable behind unseeded ``keras.random`` calls; None before the first of them."""
+    from keras.src.backend.common import global_state
+
+    generator = global_state.get_global_attribute("global_seed_generator")
+    return None if generator is None else generator.state
+
+
+def make_global_seed_state() -> Any:
+    """Return the variable behind unseeded ``keras.random`` calls, made where there was none."""
+    from keras.src.random import seed_generator
+
+    return seed_generator.global_seed_generator().state
+
+
 def base_loss_class() -> type:
     """Return the class that every Keras loss object derives from."""
     from keras.src.losses.loss import Loss

@@ -29,7 +29,6 @@ from divergence_doctor.replay.state import (
     Snapshot,
     model_variables,
     optimizers_of,
-    seed_everything,
     slot_variables,
 )
 from divergence_doctor.replay.subset import Subsets
@@ -212,8 +211,7 @@ class Bench:
         start = time.perf_counter()
         losses: list[float] = []
         try:
-            self._snapshot.restore()
-            seed_everything(self.seed)
+            self._snapshot.start(self.seed)
             with prepare():
                 failed = self._steps(
                     batches or self.batches,
@@ -256,8 +254,7 @@ class Bench:
         losses: list[float] = []
         changed = prepare is not nullcontext
         try:
-            self._snapshot.restore()
-            seed_everything(self.seed)
+            self._snapshot.start(self.seed)
             with compiled(), prepare():
                 if changed:
                     self.function.forget()

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from divergence_doctor.replay.feeding import Fed
     from divergence_doctor.replay.opstream import OpStream
+    from divergence_doctor.replay.state import Snapshot
     from divergence_doctor.trace import TraceBuilder
 
 #: Objects made before the collector looks for dead ones (Python's own: 700).
@@ -68,10 +69,13 @@ class Ran:
     stack: str = ""
 
 
-def run_step(model: Any, data: Any, step: Callable[[Any], Any] | None = None) -> Ran:
+def run_step(
+    model: Any, data: Any, step: Callable[[Any], Any] | None = None, *, fresh: bool = True
+) -> Ran:
     """Run the model's own ``train_step`` on (x, y, sample_weight), functions eagerly.
 
-    ``step`` runs in its place, where it is given: the same step, traced or compiled.
+    ``step`` runs in its place, where it is given: the same step, traced or compiled. With ``fresh``
+    the metrics start anew, so that the logged loss is that of the step alone.
 
     They are packed as ``fit`` packs them: a custom step may well say ``x, y = data``. Errors that
     come from the numbers (labels, indices, a matrix that cannot be inverted) are part of the answer
@@ -85,7 +89,8 @@ def run_step(model: Any, data: Any, step: Callable[[Any], Any] | None = None) ->
     import tensorflow as tf
 
     try:
-        model.reset_metrics()
+        if fresh:
+            model.reset_metrics()
         run = step or model.train_step
         return Ran(logs=run(keras.utils.pack_x_y_sample_weight(*data)))
     except (MemoryError, tf.errors.ResourceExhaustedError) as error:
@@ -231,17 +236,21 @@ class Engine:
         #: The watched stream of the step that ran last: the failing one, once it has failed.
         self.last_stream: OpStream | None = None
 
-    def replay(self, *, steps: int, seed: int) -> None:
+    def replay(self, *, steps: int, seed: int, start: Snapshot | None = None) -> None:
         """Run up to ``steps`` watched steps and record the outcome in the trace's context.
 
         Args:
             steps: steps to run at most; the first failing step is the last.
             seed: seed of Python, NumPy, TensorFlow and Keras.
+            start: the state before the first step, where it knows the random state too.
         """
         check_supported(self.model)
         with self.ready():
             describe_model(self.model, self.batches[0], self.builder)
-            seed_everything(seed)
+            if start is None:
+                seed_everything(seed)
+            else:
+                start.draw_again(seed)
             for step in range(steps + _SCALE_SEARCH):
                 self.step(step)
                 if self._judge.settled(step, asked=steps):
@@ -283,7 +292,7 @@ class Engine:
             *((held.variable, held.path) for held in variables),
             *((variable, path) for variable, path, _ in slots),
         ]
-        scale, rate = _loss_scale(self.model), _learning_rate(self.model)
+        scale, rate = loss_scale_of(self.model), learning_rate_of(self.model)
         iterations = _iterations(self.model)
         for row in hyperparameters(self.model, step):
             self.builder.add("hyperparameters", **row)
@@ -545,7 +554,8 @@ def _divisor(scale: float) -> float:
     return scale if math.isfinite(scale) and scale != 0 else 1.0
 
 
-def _loss_scale(model: Any) -> float:
+def loss_scale_of(model: Any) -> float:
+    """Return the loss scale of a model's optimizer; NaN without one."""
     for optimizer in optimizers_of(model):
         scale = getattr(optimizer, "dynamic_scale", None)
         if scale is not None:
@@ -553,7 +563,8 @@ def _loss_scale(model: Any) -> float:
     return math.nan
 
 
-def _learning_rate(model: Any) -> float:
+def learning_rate_of(model: Any) -> float:
+    """Return the learning rate of a model's optimizer; NaN when unknown."""
     for optimizer in optimizers_of(model):
         try:
             return float(np.asarray(innermost(optimizer).learning_rate))

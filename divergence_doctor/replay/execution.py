@@ -24,7 +24,6 @@ from divergence_doctor.replay.parting import Meeting, Parting, part
 from divergence_doctor.replay.state import (
     Snapshot,
     model_variables,
-    seed_everything,
     slot_variables,
 )
 from divergence_doctor.replay.train_function import (
@@ -285,8 +284,7 @@ class Comparison:
         )
 
     def _start(self) -> None:
-        self._snapshot.restore()
-        seed_everything(self._seed)
+        self._snapshot.start(self._seed)
 
     def _reference_failed(self) -> bool:
         last = self._reference[-1]

@@ -122,12 +122,14 @@ class _Sparse:
     array: NDArray[Any]
 
 
-def match(batch: Batch, model: Any) -> Fed:
+def match(batch: Batch, model: Any, *, convert: bool = True) -> Fed:
     """Match the arrays of a batch to the inputs and outputs of a model.
 
     Args:
         batch: the arrays by name.
         model: a compiled ``keras.Model``.
+        convert: floats to ``keras.config.floatx()``, as Keras does with arrays; what was recorded
+            within ``fit`` is what the step saw.
 
     Raises:
         BatchError: the arrays do not fit the model; the message names array, shape and what was
@@ -142,7 +144,7 @@ def match(batch: Batch, model: Any) -> Fed:
     y = _labels(batch, groups["y"], model, outputs)
     weight = _weights(batch, groups["sample_weight"], model, outputs)
     roles = {name: role for role, names in groups.items() for name in names}
-    converted, overflowed = _convert(batch)
+    converted, overflowed = _convert(batch) if convert else (dict(batch.arrays), ())
     sparse = _sparse(groups["x"], model, inputs)
     for name in sparse:
         if isinstance(converted[name], np.ndarray):

@@ -78,6 +78,11 @@ def draws(stream: OpStream | None) -> tuple[Draw, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def is_random_state(variable: Any) -> bool:
+    """Say whether a variable is the state of a Keras ``SeedGenerator``."""
+    return str(variable.path).endswith(_STATE)
+
+
 def reseed(states: Sequence[Any], seed: int) -> None:
     """Set the states of random generators from a seed, each to another one.
 
@@ -157,7 +162,7 @@ class OtherSeeds:
         self._seed = seed
         self._steps = steps
         #: The model's layers hold random generators, restored or not.
-        self._held = any(v.path.endswith(_STATE) for v in model.variables)
+        self._held = any(map(is_random_state, model.variables))
 
     def settle(self, drawn: Sequence[Draw], builder: TraceBuilder, *, why_not: str = "") -> None:
         """Say in ``fidelity`` what the missing random state means, and try further seeds for it.

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from divergence_doctor.replay.generators import Generators
+
 
 def layer_path(layer: Any, root: Any) -> str:
     """Return the path of a layer as Keras gives it, without the name of the whole model.
@@ -161,11 +163,13 @@ class Snapshot:
 
     Args:
         model: a built Keras model.
+        generators: the random state of the process before the step, where it is known.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, generators: Generators | None = None) -> None:
         build_optimizer(model)
         self._model = model
+        self._generators = generators
         self._kept = {
             id(variable): (variable, values_of(variable)) for variable in self._variables()
         }
@@ -175,6 +179,17 @@ class Snapshot:
         for variable in self._variables():
             _, value = self._kept.get(id(variable), (None, None))
             variable.assign(np.zeros(variable.shape, variable.dtype) if value is None else value)
+
+    def start(self, seed: int) -> None:
+        """Put everything back, the process' random state too: as it was known, else by a seed."""
+        self.restore()
+        self.draw_again(seed)
+
+    def draw_again(self, seed: int) -> None:
+        """Put back the process' random state alone: as it was known, else by a seed."""
+        seed_everything(seed)
+        if self._generators is not None:
+            self._generators.restore()
 
     def value(self, variable: Any) -> NDArray[Any] | None:
         """Return what one variable held, not to be changed; None for one that came up since."""

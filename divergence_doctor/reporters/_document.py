@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from divergence_doctor.diagnosis import UNEXPLAINED
 from divergence_doctor.reporters import _tables, _where
+from divergence_doctor.reporters._history import history
 from divergence_doctor.reporters._parts import (
     Cause,
     Claim,
@@ -81,6 +82,7 @@ def document(trace: Trace, diagnosis: Diagnosis) -> Document:
             notes=tuple(_notes(trace)),
             reproduce=dict(reproduce) if isinstance(reproduce, dict) else None,
             execution=_needs_compiled(trace, cause),
+            history=history(trace),
         )
     )
 
@@ -297,6 +299,8 @@ def _commands(trace: Trace, cause: Cause | None) -> Iterable[Command]:
     if checkpoint:
         batches = [asked["batch"]] if asked.get("batch") else []
         batches = batches or _mapping(trace.context.get("batch")).get("paths") or []
+        if asked.get("bundle"):
+            checkpoint, batches = asked["bundle"], []
         words = ["doctor", "replay", str(checkpoint), *map(str, batches), *_flags(asked)]
         yield Command("Replays the step again", shlex.join(words))
     yield Command("Judges the trace again, without TensorFlow", "doctor report trace.h5")

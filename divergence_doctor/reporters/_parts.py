@@ -336,6 +336,51 @@ class Fidelity:
 
 
 @dataclass(frozen=True, slots=True)
+class HistoryRow:
+    """One training step before the failure.
+
+    Attributes:
+        step, epoch: counted from 0; the epoch is -1 when unknown.
+        recorded, rolled: the logged loss in training, and when the step ran again; else NaN.
+        again: how the two compare, in words; empty where the step did not run again.
+        learning_rate, loss_scale, gradient_norm: NaN where unknown.
+        bad_variable: first variable that was not finite after it; empty if none.
+        failing: the first step that went wrong.
+    """
+
+    step: int
+    epoch: int
+    recorded: float
+    rolled: float
+    again: str
+    learning_rate: float
+    loss_scale: float
+    gradient_norm: float
+    bad_variable: str
+    failing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """How the recorded run went up to the failure, and how it came again.
+
+    Attributes:
+        sentences: what there is to say, in this order.
+        rows: the last training steps.
+        total: how many there are in the trace.
+        losses: how the losses compare with the recorded ones (JSON values); empty when nothing
+            ran again.
+        told: what the bundle said, and what was watched of it (JSON values).
+    """
+
+    sentences: tuple[str, ...]
+    rows: tuple[HistoryRow, ...]
+    total: int
+    losses: dict[str, Any]
+    told: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """One command to paste, and what it does."""
 
@@ -399,6 +444,7 @@ class Document:
         notes: what the reader must know about this report itself.
         reproduce: what ``reproduce.py`` is made from (JSON values); None when it cannot be made.
         execution: the failure needs the compiled execution.
+        history: how training went up to the failure; None but for a crash bundle.
     """
 
     outcome: Literal["diverged", "healthy", "inconclusive"]
@@ -427,6 +473,7 @@ class Document:
     notes: tuple[str, ...]
     reproduce: dict[str, Any] | None
     execution: bool
+    history: History | None = None
 
     @property
     def symptoms(self) -> tuple[Cause, ...]:

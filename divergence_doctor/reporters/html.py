@@ -45,10 +45,11 @@ class Html(Reporter):
 
     def render(self, document: Document) -> str:
         """Return the report as HTML."""
-        from jinja2 import Environment, StrictUndefined
+        from jinja2 import Environment, FunctionLoader, StrictUndefined
         from markupsafe import Markup
 
         environment = Environment(
+            loader=FunctionLoader(_ours),  # for the parts that the page includes
             autoescape=True,
             undefined=StrictUndefined,
             trim_blocks=True,

@@ -48,12 +48,19 @@ class Json(Reporter):
                 "random_state": fidelity.random_state,
                 "execution": {"reference": fidelity.reference, "as_trained": fidelity.as_trained},
                 "notes": list(fidelity.notes),
+                **_recorded(document),
             },
             "run": document.run,
             "chain": _chain(document.where.chain if document.where is not None else Chain()),
             "harmless": [asdict(told) for told in document.told],
         }
         return json.dumps(_strict(report), indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def _recorded(document: Document) -> dict[str, Any]:
+    """Return how the recorded run of a crash bundle came again; empty for other checkpoints."""
+    past = document.history
+    return {} if past is None else {"recorded": {**past.told, "losses": past.losses}}
 
 
 def _chain(chain: Chain) -> dict[str, Any]:

@@ -26,7 +26,15 @@ from divergence_doctor.reporters._where import values_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from divergence_doctor.reporters._parts import Cause, Chain, Document, Remedy, Where, Who
+    from divergence_doctor.reporters._parts import (
+        Cause,
+        Chain,
+        Document,
+        History,
+        Remedy,
+        Where,
+        Who,
+    )
 
 #: GitHub refuses a comment of more than 65,536 characters, and with it the whole post.
 LIMIT: Final = 60_000
@@ -217,6 +225,9 @@ def _main(document: Document) -> Iterable[str]:
         )
     elif document.proof_sentence:
         yield prose(document.proof_sentence)
+    if document.history is not None:
+        yield "### Up to the crash"
+        yield " ".join(prose(sentence) for sentence in document.history.sentences)
     if document.where is not None:
         yield from _where(document.where)
     if document.who is not None and document.cause is not None:
@@ -467,6 +478,8 @@ def _details(document: Document) -> Iterable[_Details]:
         ),
         "steps",
     )
+    if document.history is not None:
+        yield _history(document.history)
     yield _Details(
         "Ruled out",
         ("cause", "because"),
@@ -474,6 +487,39 @@ def _details(document: Document) -> Iterable[_Details]:
         "causes",
     )
     yield _layers(document)
+
+
+def _history(past: History) -> _Details:
+    more = and_more(len(past.rows), past.total, "steps")
+    return _Details(
+        "Training steps up to the crash" + f" ({more.rstrip('.')})" * bool(more),
+        (
+            "step",
+            "epoch",
+            "logged loss",
+            "again",
+            "",
+            "learning rate",
+            "loss scale",
+            "gradient norm",
+            "not finite after it",
+        ),
+        tuple(
+            (
+                f"**{row.step}**" if row.failing else str(row.step),
+                str(row.epoch) if row.epoch >= 0 else NONE,
+                number(row.recorded),
+                number(row.rolled) if row.again else NONE,
+                prose(row.again) or NONE,
+                measured(row.learning_rate),
+                measured(row.loss_scale),
+                measured(row.gradient_norm),
+                code(row.bad_variable) if row.bad_variable else NONE,
+            )
+            for row in past.rows
+        ),
+        "steps",
+    )
 
 
 def _circumstances(document: Document) -> Iterable[tuple[str, str]]:

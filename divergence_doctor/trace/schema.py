@@ -733,5 +733,50 @@ TABLES: Final[dict[str, TableSpec]] = {
                 Column("seconds", "float", "wall time; 0 for the replay itself", "s"),
             ),
         ),
+        TableSpec(
+            "history",
+            "one training step before the failure, as the crash bundle recorded it or as it came "
+            "again from the bundle's snapshot",
+            (
+                Column("step", "int", "training step, counted from 0 by the flight recorder"),
+                Column("epoch", "int", "epoch it belongs to; -1 when unknown"),
+                Column(
+                    "source",
+                    "str",
+                    "recorded in training, rolled (run again as trained), or watched",
+                ),
+                Column("loss", "float", "loss as Keras logs it: in fit the epoch's running mean"),
+                Column("step_loss", "float", "loss of this step alone; NaN when unknown"),
+                Column("learning_rate", "float", "learning rate of the step; NaN when unknown"),
+                Column("loss_scale", "float", "loss scale before the step; NaN without one"),
+                Column(
+                    "gradient_norm",
+                    "float",
+                    "L2 norm of all variable gradients together; NaN where not measured or not "
+                    "finite",
+                ),
+                Column("bad_variable", "str", "first variable not finite after it; empty if none"),
+                Column(
+                    "ulp",
+                    "int",
+                    "units in the last place between its loss and the recorded one; -1 where one "
+                    "is not known or not finite",
+                ),
+            ),
+        ),
+        TableSpec(
+            "ranges",
+            "what one layer put out in one watched training step up to the failure",
+            (
+                Column("step", "int", "training step, counted from 0 by the flight recorder"),
+                _ORDER,
+                _LAYER,
+                _CLASS,
+                Column("absmax", "float", "largest magnitude among its finite elements"),
+                Column("std", "float", "population standard deviation of its finite elements"),
+                Column("nonfinite", "int", "NaN and Inf in it", "1"),
+                Column("left", "bool", "far beyond what it was in the first watched step"),
+            ),
+        ),
     )
 }

@@ -1,0 +1,103 @@
+"""What does a crash bundle hold beside the model? The steps that led to the failure, as recorded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, final
+
+from divergence_doctor.batches import read_batches
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from divergence_doctor.batches import Batch
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RecordedStep:
+    """The batch of one training step, still on the disk.
+
+    Attributes:
+        step: count of training steps before it.
+        path: the ``.npz``.
+        structure: how its arrays were nested, where their names do not say it; else None.
+    """
+
+    step: int
+    path: Path
+    structure: Any = None
+
+    def read(self) -> Batch:
+        """Return the batch.
+
+        Raises:
+            DoctorError: it is damaged, or takes more memory than there is.
+        """
+        return read_batches([self.path])[0]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """How the failing run went, to be gone through again.
+
+    Attributes:
+        bundle: the folder.
+        failing: training step at which the recorder saw the failure.
+        snapshot: training step before which the weights were copied.
+        steps: batches up to the failing one, without a gap; the first is that of ``snapshot``
+            unless the oldest were dropped.
+        history: columns ``step``, ``epoch``, ``loss`` (running), ``step_loss``,
+            ``learning_rate`` and ``loss_scale`` of equal length; None where a value is not known.
+        loop: ``fit``, ``train_on_batch`` or ``custom``.
+        trigger: what the recorder saw, e.g. ``non-finite-loss``.
+        message: the same in words.
+        generators: random state that is no variable, as JSON.
+        jit: the step was compiled by XLA.
+        replicas: devices that each step was spread over.
+        elsewhere: what is otherwise here than where it was recorded, as parts of a sentence.
+    """
+
+    bundle: Path
+    failing: int
+    snapshot: int
+    steps: tuple[RecordedStep, ...]
+    history: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    loop: str = "fit"
+    trigger: str = ""
+    message: str = ""
+    generators: Mapping[str, Any] = field(default_factory=dict)
+    jit: bool = False
+    replicas: int = 1
+    elsewhere: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """The batches lead from the weights to the failing step without a gap."""
+        return bool(self.steps) and self.steps[0].step == self.snapshot
+
+    def of(self, step: int, column: str) -> float:
+        """Return a number of the history; NaN where it is not known."""
+        value = self._value(step, column)
+        return math.nan if value is None else float(value)
+
+    def epoch(self, step: int) -> int:
+        """Return the epoch of a step; -1 where it is not known."""
+        value = self._value(step, "epoch")
+        return -1 if value is None else int(value)
+
+    def known(self, step: int, column: str) -> bool:
+        """Say whether the history holds a value, be it NaN."""
+        return self._value(step, column) is not None
+
+    def _value(self, step: int, column: str) -> Any:
+        at = list(self.history.get("step", ()))
+        values = self.history.get(column, ())
+        # The steps of a history follow one another; the last are the ones asked for.
+        place = len(at) - 1 - (at[-1] - step) if at else -1
+        if not 0 <= place < len(values) or at[place] != step:
+            place = at.index(step) if step in at else -1
+        return values[place] if 0 <= place < len(values) else None

@@ -1,0 +1,32 @@
+"""Which private doors of Keras do the checkpoint formats go through? All of them are here."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def shared_objects() -> Iterator[None]:
+    """Let what a config names twice by one number become one object, as ``load_model`` does."""
+    from keras.src.saving.serialization_lib import ObjectSharingScope
+
+    with ObjectSharingScope():
+        yield
+
+
+def op_determinism() -> bool:
+    """Say whether TensorFlow takes kernels that give the same bits every time."""
+    from tensorflow.python.framework import config
+
+    return bool(config.is_op_determinism_enabled())
+
+
+def onednn_on() -> bool:
+    """Say whether this build of TensorFlow runs oneDNN's kernels, as the environment asks."""
+    from tensorflow.python.util import _pywrap_util_port
+
+    return bool(_pywrap_util_port.IsMklEnabled())
