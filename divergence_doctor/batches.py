@@ -85,11 +85,15 @@ class Batch:
             names that stand alone as they are), in the order of the file, in native byte order.
         source: path of the file, as given.
         sha256: hash of the file, in hexadecimal.
+        structure: how the flight recorder found the arrays nested, where their names do not say
+            it: ``{"dict": {...}}``, ``{"list": [...]}``, ``{"tuple": [...]}``, ``{"array": NAME}``,
+            ``{"ragged": NAME}``, ``{"sparse": NAME}`` and None; else None.
     """
 
     arrays: Mapping[str, NDArray[Any]]
     source: str
     sha256: str
+    structure: Any = None
 
     def role(self, name: str) -> str:
         """Return ``x``, ``y`` or ``sample_weight``; empty for a name that stands alone."""

@@ -137,13 +137,9 @@ def examine(
         from divergence_doctor.replay.seeds import reseed
     with _timed(timings, "open"):
         opened = _open(request, progress)
-    crash = _crash(request, opened, progress)
-    if crash is not None:
-        with _timed(timings, "rolling forward"):
-            crash.roll(builder)
-        request = replace(request, steps=crash.steps)
+    request, crash = _rolled(request, opened, builder, progress, timings)
     batches, fed = _read(request, opened, crash, builder, progress)
-    builder.describe(**_facts(request, opened, batches, fed[0]))
+    builder.describe(**_facts(request, opened, batches, fed[0], crash))
     reseed(opened.unseeded, request.seed)
     snapshot = Snapshot(opened.model, None if crash is None else crash.start)
     with _timed(timings, "replay"):
@@ -151,45 +147,71 @@ def examine(
         engine.replay(steps=request.steps, seed=request.seed, start=snapshot)
     with _timed(timings, "as trained"):
         progress(-1, "the step as it was trained", "")
-        if crash is not None and _must_compare(request, crash, builder):
-            request = replace(request, as_trained=True)
+        request = _compared(request, crash, builder)
         function = _as_trained(request, engine, snapshot, builder, progress)
-    if crash is not None:
-        crash.settle(builder)
-    else:
-        _tell_sequence(len(batches), builder)
+    _tell_sequence(len(batches), crash, builder)
     bench = _bench(request, engine, snapshot, batches, builder, function)
     if bench is not None:
-        with _timed(timings, "chain"):
-            progress(-1, "chain of origin", "")
-            _chain(bench, engine, builder)
-        with _timed(timings, "along update"):
-            _along_update(request, bench, builder, progress)
-    if bench is not None and request.trials:
-        with _timed(timings, "trials"):
-            control = _prove(request, bench, builder, progress)
-    if bench is not None and function is None and _unexplained(builder):
-        with _timed(timings, "as trained"):
-            bench.function = _as_trained(request, engine, snapshot, builder, progress, worth=True)
-        if request.trials:
-            _prove(request, bench, builder, progress, control=control)
-    if bench is not None:
-        with _timed(timings, "earlier checkpoints"):
-            _earlier(opened, builder, progress)
-    if bench is not None and request.trials:
-        with _timed(timings, "samples"):
-            left = max(request.budget - timings["trials"], 0.0)
-            _blame(bench, builder, folder, seconds=left, progress=progress)
+        _explain(request, engine, snapshot, opened, bench, builder, folder, progress, timings)
     with _timed(timings, "seeds"):
         progress(-1, "other seeds", "")
         _other_seeds(request, engine, snapshot, opened, batches, bench, builder, timings)
-    if crash is not None:
-        _keep_start(crash, builder, folder)
+    _keep_start(crash, builder, folder)
     builder.describe(run={**builder.context["run"], "timings": timings})
     progress(-1, "writing the trace", "")
     trace = builder.build()
     trace.save(folder / TRACE)
     return trace
+
+
+def _explain(  # noqa: PLR0913, PLR0917 - what the examination knows by then
+    request: Request,
+    engine: Any,
+    snapshot: Any,
+    opened: Any,
+    bench: Any,
+    builder: TraceBuilder,
+    folder: Path,
+    progress: Callable[[int, str, str], None],
+    timings: dict[str, float],
+) -> None:
+    """Find out why the failing step fails: by its chain, by trials, by the samples."""
+    with _timed(timings, "chain"):
+        progress(-1, "chain of origin", "")
+        _chain(bench, engine, builder)
+    with _timed(timings, "along update"):
+        _along_update(request, bench, builder, progress)
+    control = None
+    if request.trials:
+        with _timed(timings, "trials"):
+            control = _prove(request, bench, builder, progress)
+    if bench.function is None and _unexplained(builder):
+        with _timed(timings, "as trained"):
+            bench.function = _as_trained(request, engine, snapshot, builder, progress, worth=True)
+        if request.trials:
+            _prove(request, bench, builder, progress, control=control)
+    with _timed(timings, "earlier checkpoints"):
+        _earlier(opened, builder, progress)
+    if request.trials:
+        with _timed(timings, "samples"):
+            left = max(request.budget - timings["trials"], 0.0)
+            _blame(bench, builder, folder, seconds=left, progress=progress)
+
+
+def _rolled(
+    request: Request,
+    opened: Any,
+    builder: TraceBuilder,
+    progress: Callable[[int, str, str], None],
+    timings: dict[str, float],
+) -> tuple[Request, Any]:
+    """Roll forward to the step to be watched, where the checkpoint holds what led there."""
+    crash = _crash(request, opened, progress)
+    if crash is None:
+        return request, None
+    with _timed(timings, "rolling forward"):
+        crash.roll(builder)
+    return replace(request, steps=crash.steps), crash
 
 
 def _other_seeds(
@@ -248,16 +270,18 @@ def _crash(request: Request, opened: Any, progress: Callable[[int, str, str], No
     return Crash(opened.model, opened.recording, progress)
 
 
-def _must_compare(request: Request, crash: Any, builder: TraceBuilder) -> bool:
-    """Say whether the recorded steps fail as they were trained, and only so."""
+def _compared(request: Request, crash: Any, builder: TraceBuilder) -> Request:
+    """Have the step run as it was trained, where the recorded steps fail so and only so."""
     sound = builder.context.get("outcome") != "diverged"
-    return bool(sound and crash.fails_as_trained and request.as_trained is None)
+    if crash is None or not (sound and crash.fails_as_trained) or request.as_trained is not None:
+        return request
+    return replace(request, as_trained=True)
 
 
 def _keep_start(crash: Any, builder: TraceBuilder, folder: Path) -> None:
     """Write the model from before the failing step, so that the step can be run without us."""
     failing = builder.context.get("failing_step")
-    if builder.context.get("outcome") != "diverged" or failing is None:
+    if crash is None or builder.context.get("outcome") != "diverged" or failing is None:
         return
     kept = crash.save(folder, int(failing))
     builder.describe(reproduce={**builder.context["reproduce"], **kept})
@@ -283,8 +307,14 @@ def _read(
     return batches, fed
 
 
-def _tell_sequence(given: int, builder: TraceBuilder) -> None:
-    """Say where a sequence of batches was longer than the steps, or was gone through again."""
+def _tell_sequence(given: int, crash: Any, builder: TraceBuilder) -> None:
+    """Say where a sequence of batches was longer than the steps, or was gone through again.
+
+    Of a crash bundle: how the recorded steps came again.
+    """
+    if crash is not None:
+        crash.settle(builder)
+        return
     ran = len(builder.rows("steps"))
     if given < 2 or given == ran or (ran < given and builder.context["outcome"] == "diverged"):
         return
@@ -525,7 +555,9 @@ def _blame(
     )
 
 
-def _facts(request: Request, opened: Any, batches: tuple[Batch, ...], fed: Any) -> dict[str, Any]:
+def _facts(
+    request: Request, opened: Any, batches: tuple[Batch, ...], fed: Any, crash: Any
+) -> dict[str, Any]:
     """Return what the reports say of the run: versions, device, fidelity, how to reproduce."""
     import keras
     import tensorflow as tf
@@ -555,6 +587,7 @@ def _facts(request: Request, opened: Any, batches: tuple[Batch, ...], fed: Any) 
             "dtype_policy": str(opened.model.dtype_policy.name),
             "platform": f"{os.uname().sysname} {os.uname().machine}",
             "seed": request.seed,
+            "step": None if crash is None else crash.recording.failing,
             "steps_asked": request.steps,
         },
         "reproduce": {

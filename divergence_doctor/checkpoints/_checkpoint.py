@@ -100,6 +100,7 @@ class Checkpoint(ABC):
         Raises:
             UsageError: there is none in it.
         """
+        del path
         raise UsageError(
             "no-batch",
             "no BATCH was given",

@@ -7,7 +7,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final
 
 from divergence_doctor._clean import clean
-from divergence_doctor.checkpoints._seams import onednn_on, op_determinism
+from divergence_doctor.checkpoints._seams import op_determinism
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -16,7 +16,6 @@ _PACKAGES: Final = {"tensorflow": "TensorFlow", "keras": "Keras", "numpy": "NumP
 _FLAGS: Final = {
     "op_determinism": "op determinism",
     "tf32": "TF32",
-    "onednn": "oneDNN",
 }
 
 #: Flags that change no number.
@@ -78,7 +77,6 @@ def _flags(recorded: Mapping[str, Any]) -> Iterator[str]:
     here = {
         "op_determinism": op_determinism(),
         "tf32": tf.config.experimental.tensor_float_32_execution_enabled(),
-        "onednn": onednn_on(),
     }
     for flag, name in _FLAGS.items():
         there = recorded.get(flag)

@@ -1,9 +1,9 @@
-"""What does a crash bundle hold beside the model? The steps that led to the failure, as recorded."""
+"""What does a crash bundle hold beside the model? The steps that led to the failure."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, final
 
 from divergence_doctor.batches import read_batches
@@ -36,7 +36,7 @@ class RecordedStep:
         Raises:
             DoctorError: it is damaged, or takes more memory than there is.
         """
-        return read_batches([self.path])[0]
+        return replace(read_batches([self.path])[0], structure=self.structure)
 
 
 @final

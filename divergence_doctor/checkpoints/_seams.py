@@ -23,10 +23,3 @@ def op_determinism() -> bool:
     from tensorflow.python.framework import config
 
     return bool(config.is_op_determinism_enabled())
-
-
-def onednn_on() -> bool:
-    """Say whether this build of TensorFlow runs oneDNN's kernels, as the environment asks."""
-    from tensorflow.python.util import _pywrap_util_port
-
-    return bool(_pywrap_util_port.IsMklEnabled())

@@ -23,7 +23,7 @@ from divergence_doctor.checkpoints._config import Reference, check_config, check
 from divergence_doctor.checkpoints._custom import collect, unknown_objects
 from divergence_doctor.checkpoints._elsewhere import differences
 from divergence_doctor.checkpoints._factory import made_by
-from divergence_doctor.checkpoints._fidelity import Fidelity, random_states
+from divergence_doctor.checkpoints._fidelity import Fidelity
 from divergence_doctor.checkpoints._loading import heed, loading, policy, sha256
 from divergence_doctor.checkpoints._recording import RecordedStep, Recording
 from divergence_doctor.checkpoints._seams import shared_objects
@@ -45,7 +45,7 @@ _LOSS: Final = ("loss", "loss_weights")
 
 @final
 class CrashBundle(Checkpoint):
-    """What the flight recorder leaves: model, state, random state, and the batches that led there."""
+    """What the flight recorder leaves: model, state, random state, and what it was fed with."""
 
     name: ClassVar[str] = "crash bundle"
     order: ClassVar[int] = 5
@@ -61,18 +61,18 @@ class CrashBundle(Checkpoint):
     @classmethod
     def without_batch(cls, path: Path) -> None:
         """Say nothing where the bundle holds batches; see the base class."""
-        bundle = _whole(path)
+        bundle = open_bundle(path)
         if _batches(bundle):
             return
-        why = "it was recorded with data=False: the batches stay with their owner"
+        private = bundle.manifest.get("data") is False
         raise UsageError(
             "no-batch",
             f"{clean(path.name)} holds no batch",
-            why=why
-            if bundle.manifest.get("data") is False
-            else "there was no room for them when it was written (manifest.json says what was left)",
-            fix=f"name the batch of training step {_failing(bundle)} after the bundle: doctor replay"
-            f" {clean(str(path))} batch.npz",
+            why="it was recorded with data=False: the batches stay with their owner"
+            if private
+            else _why_dropped(bundle) or "none was recorded",
+            fix=f"name the batch of training step {_failing(bundle)} after it:"
+            f" doctor replay {clean(str(path))} batch.npz",
         )
 
     @classmethod
@@ -113,32 +113,21 @@ class CrashBundle(Checkpoint):
                 "dtype_policy": model.dtype_policy.name,
             },
             unseeded=tuple(fidelity.unseeded(model)),
-            recording=_recording(path, bundle),
+            recording=_recording(path, bundle, _global_seed(model, bundle)),
         )
 
 
 # ---------------------------------------------------------------------- before TensorFlow
 
 
-def _whole(path: Path) -> Bundle:
-    if path.name.endswith(_PARTIAL) or not (path / MANIFEST).is_file():
-        raise CheckpointError(
-            "interrupted-bundle",
-            f"{clean(path.name)} was not written to its end",
-            why="the process was killed, or the disk was full, while the bundle was written",
-            fix=f"doctor salvage {clean(str(path))}, which makes a bundle of what is whole in it",
-        )
-    return open_bundle(path)
-
-
 def _checked(path: Path, options: OpenOptions) -> Bundle:
-    bundle = _whole(path)
+    bundle = open_bundle(path)
     if options.model is None:
         if not isinstance(bundle.model, dict):
             raise _no_model(path, bundle)
         whole = _config(bundle)
         check_config(path, whole, trust=options.trust)
-        check_sizes(path, whole, sum(_bytes(variable) for variable in bundle.variables))
+        check_sizes(path, whole, sum(variable.nbytes for variable in bundle.variables))
     if not any(variable.role == "weight" for variable in bundle.variables):
         raise CheckpointError(
             "no-weights",
@@ -176,14 +165,6 @@ def _config(bundle: Bundle) -> dict[str, Any]:
 def _part(bundle: Bundle, name: str) -> dict[str, Any]:
     value = bundle.manifest.get(name)
     return value if isinstance(value, dict) else {}
-
-
-def _bytes(variable: Any) -> int:
-    size = 1
-    for side in variable.shape:
-        size *= int(side)
-    # What a config may ask for is judged by elements; a byte each is the least that they take.
-    return max(size, 0) * 4
 
 
 def _why_dropped(bundle: Bundle) -> str:
@@ -276,7 +257,7 @@ def _build(model: Any, bundle: Bundle) -> None:
     from divergence_doctor.checkpoints._first_call import call_once
 
     wanted = sum(variable.role == "weight" for variable in bundle.variables)
-    if model.built and len(_weights(model)) >= wanted:
+    if model.built and len(model.weights) >= wanted:
         return
     steps = _batches(bundle)
     if steps:
@@ -321,27 +302,37 @@ def _execute_as_recorded(model: Any, bundle: Bundle, fidelity: Fidelity) -> None
 # ---------------------------------------------------------------------- the state
 
 
-def _weights(model: Any) -> list[Any]:
-    states = {id(state) for state in random_states(model)}
-    return [variable for variable in model.weights if id(variable) not in states]
+def _seeds(model: Any) -> list[Any]:
+    """Return what the model holds beside weights and metrics: the states of its generators."""
+    apart = {id(variable) for variable in (*model.weights, *model.metrics_variables)}
+    return [variable for variable in model.variables if id(variable) not in apart]
+
+
+def _global_seed(model: Any, bundle: Bundle) -> list[int] | None:
+    """Return the state behind unseeded ``keras.random`` calls, which follows those of the model."""
+    stored = [one for one in bundle.variables if one.role == "seed"]
+    if len(stored) != len(_seeds(model)) + 1 or stored[-1].shape != (2,):
+        return None
+    return [int(word) for word in stored[-1].load()]
 
 
 def _fill(model: Any, bundle: Bundle, fidelity: Fidelity) -> None:
     """Put every variable back by what it is, its place, its shape and its dtype."""
-    slots = _unique(v for optimizer in optimizers(model) for v in optimizer.variables)
+    extra = _global_seed(model, bundle) is not None
     for role, variables, what in (
-        ("weight", _weights(model), "weight"),
-        ("seed", random_states(model), "random state"),
+        ("weight", model.weights, "weight"),
+        ("seed", _seeds(model), "random state"),
         ("other", _states(model), "state"),
     ):
-        pairs = _restoring.put_back(
-            [one for one in bundle.variables if one.role == role], variables, root=model.name
-        )
+        stored = [one for one in bundle.variables if one.role == role]
+        if role == "seed" and extra:
+            stored.pop()
+        pairs = _restoring.put_back(stored, variables, root=model.name)
         _restoring.tell(pairs, what, fidelity)
         if role == "seed":
             fidelity.seeded |= {id(variable) for variable in pairs.filled}
     _fill_metrics(model, bundle)
-    _fill_optimizer(model, bundle, slots, fidelity)
+    _fill_optimizers(model, bundle, fidelity)
 
 
 def _fill_metrics(model: Any, bundle: Bundle) -> None:
@@ -357,20 +348,24 @@ def _alike(stored: Any, variable: Any) -> bool:
     return tuple(stored.shape) == tuple(variable.shape) and stored.dtype == str(variable.dtype)
 
 
-def _fill_optimizer(
-    model: Any, bundle: Bundle, variables: list[Any], fidelity: Fidelity
-) -> None:
-    stored = [one for one in bundle.variables if one.role in _OPTIMIZER]
-    if not variables:
+def _fill_optimizers(model: Any, bundle: Bundle, fidelity: Fidelity) -> None:
+    held = optimizers(model)
+    if not held:
         return
-    if not stored:
+    inner = _unique(v for one in held for v in getattr(one, "inner_optimizer", one).variables)
+    inside = {id(variable) for variable in inner}
+    scale = [v for v in _unique(v for one in held for v in one.variables) if id(v) not in inside]
+    if not _holds_optimizer(bundle):
         fidelity.optimizer_state = "missing"
         fidelity.note(
             "The optimizer starts fresh: the bundle holds none of its state"
             + (f" ({_why_dropped(bundle)})." if _why_dropped(bundle) else ".")
         )
         return
-    pairs = _restoring.put_back(stored, variables, root=model.name)
+    pairs = _restoring.Pairs()
+    for role, variables in (("loss-scale", scale), ("optimizer", inner)):
+        stored = [one for one in bundle.variables if one.role == role]
+        pairs.extend(_restoring.put_back(stored, variables, root=model.name))
     fresh = [note for note in fidelity.notes if note.startswith("The optimizer is a fresh")]
     if not pairs.missing:
         fidelity.optimizer_state = "restored"
@@ -388,7 +383,9 @@ def _states(model: Any) -> list[Any]:
     import keras
 
     layers = model._flatten_layers(include_self=True, recursive=True)  # noqa: SLF001 - Keras has no public walk through nested layers
-    held = [state for layer in layers for state in keras.tree.flatten(getattr(layer, "states", None))]
+    held = [
+        state for layer in layers for state in keras.tree.flatten(getattr(layer, "states", None))
+    ]
     return _unique(state for state in held if isinstance(state, keras.Variable))
 
 
@@ -444,7 +441,7 @@ def _batches(bundle: Bundle) -> tuple[RecordedStep, ...]:
     return tuple(steps)
 
 
-def _recording(path: Path, bundle: Bundle) -> Recording:
+def _recording(path: Path, bundle: Bundle, seed: list[int] | None) -> Recording:
     manifest, execution = bundle.manifest, _part(bundle, "execution")
     snapshot, replicas = manifest.get("snapshot_step"), execution.get("replicas")
     return Recording(
@@ -456,7 +453,7 @@ def _recording(path: Path, bundle: Bundle) -> Recording:
         loop=str(manifest.get("loop", "fit")),
         trigger=clean(str(bundle.reason.get("trigger", "")), 60),
         message=clean(str(bundle.reason.get("message", "")), 400),
-        generators=bundle.generators,
+        generators={**bundle.generators, "keras_global_seed_generator": seed},
         jit=bool(execution.get("jit_resolved")),
         replicas=replicas if isinstance(replicas, int) else 1,
         elsewhere=differences(manifest),

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from divergence_doctor.trace import Trace
 
 CHECKPOINT = Annotated[
-    str, typer.Argument(metavar="CKPT", help="The checkpoint from before the failing step, or a crash bundle.")
+    str,
+    typer.Argument(
+        metavar="CKPT", help="The checkpoint from before the failing step, or a crash bundle."
+    ),
 ]
 BATCHES = Annotated[
     list[str] | None,

@@ -102,9 +102,9 @@ class History(Figure):
         heights = [2.0, *(1.0 for _ in panels[1:])]
         canvas.set_size_inches(_style.WIDTH, 1.6 + 1.35 * sum(heights))
         canvas.suptitle(self.title)
-        axes = canvas.subplots(
-            len(panels), 1, sharex=True, squeeze=False, height_ratios=heights
-        )[:, 0]
+        axes = canvas.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[
+            :, 0
+        ]
         for one, (name, curves) in zip(axes, panels, strict=True):
             _panel(one, trace, name, curves)
             _mark_failing(one, _failing(trace))
@@ -165,5 +165,10 @@ def _number_steps(axes: Axes, steps: NDArray[np.int64]) -> None:
 def _mark_failing(axes: Axes, step: int | None) -> None:
     if step is not None:
         axes.axvline(
-            step, color=_style.ORANGE, alpha=0.5, linewidth=5, zorder=0.5, label=f"step {step}"
+            step,
+            color=_style.ORANGE,
+            alpha=0.5,
+            linewidth=5,
+            zorder=0.5,
+            label=f"goes wrong: step {step}",
         )

@@ -321,6 +321,24 @@ def global_seed_state() -> Any:
     return None if generator is None else generator.state
 
 
+def tensorflow_seed() -> tuple[int | None, Any]:
+    """Return what ``tf.random.set_seed`` was given, and the state that eager ops' seeds come of."""
+    from tensorflow.python.eager import context
+
+    seed, drawn = context.global_seed(), getattr(context.context(), "_rng", None)
+    return (None if seed is None else int(seed)), None if drawn is None else drawn.getstate()
+
+
+def set_tensorflow_seed(seed: int, state: Any) -> None:
+    """Put back what :func:`tensorflow_seed` returned."""
+    import tensorflow as tf
+    from tensorflow.python.eager import context
+
+    tf.random.set_seed(seed)
+    if state is not None:
+        context.context()._rng.setstate(state)  # noqa: SLF001 - the seam
+
+
 def make_global_seed_state() -> Any:
     """Return the variable behind unseeded ``keras.random`` calls, made where there was none."""
     from keras.src.random import seed_generator

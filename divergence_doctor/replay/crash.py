@@ -195,8 +195,9 @@ class Crash:
         if course.equality.equal < course.equality.compared:
             notes.append(self._why_not_equal(course))
         if course.first_bad < 0 and self._failed_there:
+            seen = recording.message or recording.trigger
             notes.append(
-                f"The recorded failure at training step {recording.failing} ({recording.message or recording.trigger})"
+                f"The recorded failure at training step {recording.failing} ({seen})"
                 " did not come again: the same steps stay finite here."
             )
         return notes
@@ -252,7 +253,7 @@ def _written(model: Any, folder: Path) -> str:
             write(folder / name)
         except OSError:
             raise
-        except Exception:  # noqa: BLE001, S112 - a config of the user's own that cannot be written
+        except Exception:  # noqa: BLE001 - a config of the user's own that cannot be written
             (folder / name).unlink(missing_ok=True)
             continue
         return name

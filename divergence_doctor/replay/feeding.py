@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from divergence_doctor.batches import Batch
 
+#: A batch is nested no deeper than this.
+_DEEPEST: Final = 32
 _NUMBERED: Final = re.compile(r"(?:x|y|sample_weight)[_/](\d+)")
 #: Keras layers that take text.
 _TEXT_LAYERS: Final = frozenset(
@@ -136,6 +138,8 @@ def match(batch: Batch, model: Any, *, convert: bool = True) -> Fed:
             expected.
     """
     given, batch = batch, _with_ragged(batch)
+    if batch.structure is not None:
+        return _as_recorded(batch, given, convert=convert)
     groups = _groups(batch, model)
     _check_samples(batch)
     _check_dtypes(batch, groups, model)
@@ -144,7 +148,7 @@ def match(batch: Batch, model: Any, *, convert: bool = True) -> Fed:
     y = _labels(batch, groups["y"], model, outputs)
     weight = _weights(batch, groups["sample_weight"], model, outputs)
     roles = {name: role for role, names in groups.items() for name in names}
-    converted, overflowed = _convert(batch) if convert else (dict(batch.arrays), ())
+    converted, overflowed = _fit_for(batch, convert=convert)
     sparse = _sparse(groups["x"], model, inputs)
     for name in sparse:
         if isinstance(converted[name], np.ndarray):
@@ -160,6 +164,55 @@ def match(batch: Batch, model: Any, *, convert: bool = True) -> Fed:
         samples=batch.samples,
         overflowed=overflowed,
         sparse=sparse,
+    )
+
+
+def _as_recorded(batch: Batch, given: Batch, *, convert: bool) -> Fed:
+    """Return a batch in the structure in which the flight recorder found it."""
+    converted, overflowed = _fit_for(batch, convert=convert)
+    sparse: list[str] = []
+    whole = _recorded(batch.structure, batch, sparse, depth=0)
+    parts = whole if isinstance(whole, tuple) and len(whole) <= 3 else (whole,)
+    x, y, weight = (*parts, None, None)[:3]
+    for name in sparse:
+        converted[name] = _Sparse(converted[name])
+    roles = {name: batch.role(name) or "x" for name in given.arrays}
+    return Fed(
+        x=_named(x, converted),
+        y=_named(y, converted),
+        sample_weight=_named(weight, converted),
+        roles={**roles, **{name: batch.role(name) or "x" for name in batch.arrays}},
+        names=(x, y, weight),
+        samples=batch.samples,
+        overflowed=overflowed,
+        sparse=tuple(sparse),
+    )
+
+
+def _recorded(told: Any, batch: Batch, sparse: list[str], *, depth: int) -> Any:
+    """Return a recorded structure with names in place of arrays.
+
+    Raises:
+        BatchError: it makes no sense, or names what the batch does not hold.
+    """
+    if told is None:
+        return None
+    kind, inner = next(iter(told.items())) if isinstance(told, dict) and len(told) == 1 else ("", 0)
+    if depth < _DEEPEST and kind == "dict" and isinstance(inner, dict):
+        return {
+            str(key): _recorded(part, batch, sparse, depth=depth + 1) for key, part in inner.items()
+        }
+    if depth < _DEEPEST and kind in {"list", "tuple"} and isinstance(inner, list):
+        return tuple(_recorded(part, batch, sparse, depth=depth + 1) for part in inner)
+    if kind in {"array", "ragged", "sparse"} and isinstance(inner, str) and inner in batch.arrays:
+        if kind == "sparse":
+            sparse.append(inner)
+        return inner
+    raise BatchError(
+        "bad-structure",
+        f"the recorded structure of {clean(batch.source.rpartition('/')[2])} makes no sense",
+        why=f"there is no array for {clean(str(told), 80)}",
+        fix="look for damage in the bundle: doctor verify BUNDLE",
     )
 
 
@@ -609,6 +662,11 @@ def _named(names: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
     if isinstance(names, dict):
         return {key: _named(value, arrays) for key, value in names.items()}
     return tuple(_named(value, arrays) for value in names)
+
+
+def _fit_for(batch: Batch, *, convert: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the arrays, converted or as they are, and those that overflowed by it."""
+    return _convert(batch) if convert else (dict(batch.arrays), ())
 
 
 def _convert(batch: Batch) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""Which random state is no variable of the model? Python's, NumPy's, TensorFlow's and Keras' own."""
+"""Which random state is no variable of the model? That of Python, NumPy, TensorFlow and Keras."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Generators:
         tensorflow: state of ``tf.random.get_global_generator``.
         keras: state behind ``keras.random`` calls without a seed.
         seed: what was given to ``tf.random.set_seed``.
+        op_seeds: state from which eager random ops of TensorFlow get their seeds, where one is set.
     """
 
     python: Any = None
@@ -32,6 +33,7 @@ class Generators:
     tensorflow: Any = None
     keras: Any = None
     seed: int | None = None
+    op_seeds: Any = None
 
     @classmethod
     def now(cls) -> Generators:
@@ -39,11 +41,14 @@ class Generators:
         import tensorflow as tf
 
         held = seams.global_seed_state()
+        seed, op_seeds = seams.tensorflow_seed()
         return cls(
             python=random.getstate(),
             numpy=np.random.get_state(),  # noqa: NPY002 - the generator that user code draws from
             tensorflow=np.asarray(tf.random.get_global_generator().state),
             keras=None if held is None else np.asarray(held.value),
+            seed=seed,
+            op_seeds=op_seeds,
         )
 
     @classmethod
@@ -55,6 +60,7 @@ class Generators:
             tensorflow=_integers(told.get("tf_global_generator"), np.int64),
             keras=_integers(told.get("keras_global_seed_generator"), np.int64),
             seed=_seed(told.get("tf_global_seed")),
+            op_seeds=_python(told.get("tf_op_seeds")),
         )
 
     def restore(self) -> None:
@@ -62,9 +68,8 @@ class Generators:
         import tensorflow as tf
 
         if self.seed is not None:
-            # The generators of TensorFlow's stateful ops start anew by it: their state cannot be
-            # had.
-            tf.random.set_seed(self.seed)
+            # The counters within a graph's stateful ops start anew by it: they cannot be had.
+            seams.set_tensorflow_seed(self.seed, self.op_seeds)
         if self.python is not None:
             random.setstate(self.python)
         if self.numpy is not None:
@@ -99,7 +104,7 @@ def _numpy(told: Any) -> Any:
             int(has_gauss),
             float(gauss),
         )
-        np.random.RandomState().set_state(state)  # noqa: NPY002 - tried out, not drawn from
+        np.random.RandomState().set_state(state)
     except (TypeError, ValueError, KeyError, OverflowError):
         return None
     return state

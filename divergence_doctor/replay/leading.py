@@ -67,9 +67,7 @@ def watch_leading(
     """
     end = course.watched[0]
     numbers = [
-        one.step
-        for one in recording.steps
-        if course.watched[-1] - LEADING <= one.step < end
+        one.step for one in recording.steps if course.watched[-1] - LEADING <= one.step < end
     ]
     if not numbers:
         return

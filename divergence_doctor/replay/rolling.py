@@ -1,8 +1,8 @@
 """Does the recorded run go the same way again? From the snapshot, batch by batch, to the bit.
 
-The steps run as they were trained (eagerly, as a graph, compiled by XLA), unwatched, and the loss of
-each is laid beside the one that was logged. After each step a cheap look at the weights tells which
-step was the first to go wrong: often one before the loss showed it. That step is what is watched.
+The steps run as they were trained (eagerly, as a graph, compiled by XLA), unwatched, and the loss
+of each is laid beside the one that was logged. After each step a cheap look at the weights tells
+which step was the first to go wrong: often one before the loss showed it. That is the one to watch.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ class Rolled:
         """What is wrong after it, or empty."""
         if self.raised:
             return f"raises {self.raised_type}"
-        if self.bad_variable:
-            told = "finite" if self.loss is not None and math.isfinite(self.loss) else f"{self.loss}"
-            return f"leaves {self.bad_variable} not finite or impossible (its loss is {told})"
         if self.loss is not None and not math.isfinite(self.loss):
             return f"has a loss of {float(self.loss)}"
+        if self.bad_variable:
+            told = "" if self.loss is None else f" (its loss is finite, {float(self.loss):.4g})"
+            return f"leaves {self.bad_variable} not finite or impossible{told}"
         return ""
 
 
@@ -125,7 +125,7 @@ def compare(recording: Recording, rolled: Sequence[Rolled]) -> Equality:
         first = first or (step.step, was, now, apart)
         if math.isfinite(was) and math.isfinite(now):
             largest = max(largest, abs(was - now) / max(abs(was), abs(now)))
-    return Equality(compared, equal, *(first or ()), largest=largest)
+    return Equality(compared, equal, *(first or (-1, math.nan, math.nan, -1)), largest=largest)
 
 
 def ulps(recorded: float, rolled: Any) -> int:
@@ -278,7 +278,7 @@ class Rolling:
         kept = self.model.train_function
         self.model.make_train_function(force=True)
         self._function, self.model.train_function = self.model.train_function, kept
-        return self._function  # type: ignore[return-value]
+        return self._function
 
     def _begins(self, before: int | None, step: int) -> bool:
         """Say whether the metrics start anew with a step, as Keras lets them."""
@@ -286,9 +286,7 @@ class Rolling:
             return True
         return before is not None and self._recording.epoch(before) != self._recording.epoch(step)
 
-    def _step(
-        self, one: RecordedStep, function: Callable[[Any], Any], *, fresh: bool
-    ) -> Rolled:
+    def _step(self, one: RecordedStep, function: Callable[[Any], Any], *, fresh: bool) -> Rolled:
         self._set_rate(one.step)
         data = tensors(match(one.read(), self.model, convert=False))
         rate, scale = learning_rate_of(self.model), loss_scale_of(self.model)
@@ -321,14 +319,14 @@ class Rolling:
         if not optimizers or math.isnan(rate):
             return
         optimizer = innermost(optimizers[0])
-        held = getattr(optimizer, "_learning_rate", None)
+        held: Any = getattr(optimizer, "_learning_rate", None)
         if hasattr(held, "assign") and np.float32(rate) != np.float32(float(held)):
             held.assign(rate)
 
 
 def _mean(model: Any) -> tuple[float, float]:
     """Return sum and count of the running mean of the loss; NaN where the model keeps none."""
-    tracker = next((metric for metric in model.metrics if metric.name == "loss"), None)
+    tracker: Any = next((metric for metric in model.metrics if metric.name == "loss"), None)
     if not hasattr(tracker, "total") or not hasattr(tracker, "count"):
         return math.nan, math.nan
     return float(np.asarray(tracker.total)), float(np.asarray(tracker.count))

@@ -45,11 +45,12 @@ def _seen(told: Mapping[str, Any]) -> Iterable[str]:
     what = str(told.get("message") or told.get("trigger") or "a failure").rstrip(".")
     yield f"The flight recorder saw it at training step {_int(told.get('failing'))}: {what}."
     watched = [step for step in told.get("watched") or () if isinstance(step, int)]
-    if watched:
-        span = f"{watched[0]}" if len(watched) == 1 else f"{watched[0]} to {watched[-1]}"
+    if len(watched) == 1:
+        yield f"Step 0 of this report is training step {watched[0]}."
+    elif watched:
         yield (
-            f"Replayed step 0 of this report is training step {watched[0]}; what was watched is"
-            f" training step{'s' * (len(watched) > 1)} {span}."
+            f"Steps 0 to {len(watched) - 1} of this report are training steps {watched[0]} to"
+            f" {watched[-1]}."
         )
     losses = _mapping(told.get("losses"))
     if told.get("rolled") and losses.get("sentence"):
@@ -83,8 +84,10 @@ def _rows(trace: Trace, told: Mapping[str, Any]) -> list[HistoryRow]:
     by_step: dict[int, dict[str, dict[str, Any]]] = {}
     for row in trace.table("history").rows():
         by_step.setdefault(int(row["step"]), {})[str(row["source"])] = row
-    marked = _int(told.get("first_bad")) if _int(told.get("first_bad")) >= 0 else _int(
-        told.get("failing")
+    marked = (
+        _int(told.get("first_bad"))
+        if _int(told.get("first_bad")) >= 0
+        else _int(told.get("failing"))
     )
     return [_row(step, by_step[step], failing=step == marked) for step in sorted(by_step)]
 

@@ -225,9 +225,7 @@ def _main(document: Document) -> Iterable[str]:
         )
     elif document.proof_sentence:
         yield prose(document.proof_sentence)
-    if document.history is not None:
-        yield "### Up to the crash"
-        yield " ".join(prose(sentence) for sentence in document.history.sentences)
+    yield from _up_to(document.history)
     if document.where is not None:
         yield from _where(document.where)
     if document.who is not None and document.cause is not None:
@@ -487,6 +485,12 @@ def _details(document: Document) -> Iterable[_Details]:
         "causes",
     )
     yield _layers(document)
+
+
+def _up_to(past: History | None) -> Iterable[str]:
+    if past is not None:
+        yield "### Up to the crash"
+        yield " ".join(prose(sentence) for sentence in past.sentences)
 
 
 def _history(past: History) -> _Details:

@@ -99,6 +99,7 @@ def _values(document: Document, asked: Mapping[str, Any]) -> dict[str, Any]:
         "dtype_policy": policy if isinstance(policy, str) and policy != "float32" else None,
         "trust": bool(asked.get("trust")),
         "seed": int(asked.get("seed") or 0),
+        "seeds": _seeds(asked.get("seeds")),
         "reseed": bool(asked.get("reseed")),
         "steps": max(int(asked.get("steps") or 1), 1),
         "eager": not document.execution,
@@ -152,6 +153,13 @@ def _text(value: Any) -> str | None:
 
 def _texts(value: Any) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list) else []
+
+
+def _seeds(value: Any) -> list[list[int]]:
+    """Return the states of random layers; empty where they were not recorded."""
+    states = value if isinstance(value, list) else []
+    kept = [state for state in states if isinstance(state, list) and len(state) == 2]
+    return [[int(word) for word in state] for state in kept] if len(kept) == len(states) else []
 
 
 def _float(value: Any) -> float | None:

@@ -112,6 +112,12 @@ SEEN.append("after")
 class Late(keras.layers.Layer):
     pass
 """
+LOOP = """
+try:
+    model.optimizer.apply([v * 0 for v in model.weights], model.weights)
+except Exception:
+    pass
+"""
 FIT = "model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)"
 
 
@@ -121,8 +127,7 @@ FIT = "model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)"
         FIT,
         "model.train_on_batch(np.ones((4, 2)), np.ones((4, 1)))",
         "model.save('written.keras')",
-        "try:\n    model.optimizer.apply([v * 0 for v in model.weights], model.weights)\n"
-        "except Exception:\n    pass",
+        LOOP,
     ],
     ids=["fit", "train_on_batch", "save", "custom loop"],
 )
