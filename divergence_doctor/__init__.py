@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from divergence_doctor.capture import FlightRecorder
     from divergence_doctor.diagnosis import Diagnosis, diagnose
     from divergence_doctor.errors import DoctorError
     from divergence_doctor.postmortem import postmortem
@@ -22,6 +23,7 @@ _HOMES: Final = {
     "Diagnosis": "divergence_doctor.diagnosis",
     "DoctorError": "divergence_doctor.errors",
     "Finding": "divergence_doctor.rules",
+    "FlightRecorder": "divergence_doctor.capture",
     "Rule": "divergence_doctor.rules",
     "Trace": "divergence_doctor.trace",
     "diagnose": "divergence_doctor.diagnosis",
@@ -32,6 +34,7 @@ __all__ = [
     "Diagnosis",
     "DoctorError",
     "Finding",
+    "FlightRecorder",
     "Rule",
     "Trace",
     "__version__",

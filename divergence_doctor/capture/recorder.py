@@ -1,0 +1,398 @@
+"""What happens around every step while the recorder rides along? Kept, looked at, and written.
+
+Before a step: the batch goes into the ring, and the state is copied when that is due. After it: the
+loss of the step is looked at. Whatever goes wrong in here is told once and switches the recorder
+off; only the user's own errors, and :class:`DivergenceError` on request, ever leave it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, final
+
+from divergence_doctor.capture import batch as batches
+from divergence_doctor.capture.dump import Dump
+from divergence_doctor.capture.history import History
+from divergence_doctor.capture.losses import StepLoss, is_loss, scalar, scalars
+from divergence_doctor.capture.options import DivergenceError
+from divergence_doctor.capture.pace import Pace
+from divergence_doctor.capture.rate import LossScale, Rate
+from divergence_doctor.capture.snapshot import Snapshot, Unsound
+from divergence_doctor.capture.telling import tell, warn_once
+from divergence_doctor.capture.variables import Watched, every_optimizer, watched
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from divergence_doctor.capture.options import Options
+
+#: Steps before the snapshot that stay in the ring for what they show.
+CONTEXT: Final = 2
+#: Every so many snapshots the list of variables is made anew: layers may be built late.
+_RELIST: Final = 8
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """A step in the ring."""
+
+    number: int
+    epoch: int
+    data: Any
+    size: int
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a bundle is to be written."""
+
+    trigger: str
+    message: str
+    step: int
+    error: BaseException | None = None
+
+
+@final
+class Recorder:
+    """Keeps what is needed to run the failing step again, and writes it when it fails.
+
+    Args:
+        options: what the user asked for.
+        clock: seconds, rising; for tests.
+    """
+
+    def __init__(self, options: Options, *, clock: Callable[[], float] | None = None) -> None:
+        self.options: Final = options
+        self.models: list[Any] = []
+        self.optimizers: list[Any] = []
+        self.loss: Any = None
+        self.loop = "custom"
+        self.class_weight: dict[str, float] | None = None
+        self.epoch = 0
+        self.step = 0
+        self.bundles: list[Path] = []
+        self.failed = False
+        self.ring: deque[Step] = deque()
+        self.snapshot: Final = Snapshot()
+        self.history: Final = History()
+        self.pace: Final = (
+            Pace(options.budget, every=options.snapshot_every)
+            if clock is None
+            else Pace(options.budget, every=options.snapshot_every, clock=clock)
+        )
+        self.rate: Rate | None = None
+        self._off = False
+        self._ring_bytes = 0
+        self._listed: list[Watched] = []
+        self._relist_in = 0
+        self._step_loss: StepLoss | None = None
+        self._scale: LossScale | None = None
+        self._read: tuple[float | None, float | None] = (None, None)
+        self._epoch_begins = False
+        self._open = False
+        self._started = 0.0
+        self._own = 0.0
+        #: Set from a failure until the state is seen sound again: one bundle per episode.
+        self._in_episode = False
+        self._odd: set[str] = set()
+        self._pending: tuple[str, str, Callable[[], None]] | None = None
+        self._busy = False
+
+    # ------------------------------------------------------------------ beginning and ending
+
+    def begin(
+        self,
+        models: Sequence[Any],
+        optimizers: Sequence[Any] = (),
+        loss: Any = None,
+        *,
+        loop: str,
+    ) -> None:
+        """Begin to watch; state from before is no state to roll forward from any more.
+
+        Args:
+            models: Keras models, built or not.
+            optimizers: optimizers besides those of the models.
+            loss: the loss of a loop of one's own.
+            loop: ``fit``, ``train_on_batch`` or ``custom``.
+        """
+        with self._guarded():
+            self.models, self.optimizers, self.loss = list(models), list(optimizers), loss
+            self.loop = loop
+            self._open = self._busy = False
+            first = next(iter(every_optimizer(self.models, self.optimizers)), None)
+            self.rate, self._scale = Rate(first), LossScale(first)
+            self._step_loss = (
+                StepLoss(self.models[0]) if loop != "custom" and self.models else None
+            )
+            self.invalidate()
+
+    def invalidate(self) -> None:
+        """Have the state copied anew before the next step: something else may have changed it."""
+        self.snapshot.forget()
+        self._relist_in = 0
+        self._epoch_begins = True
+        if self._step_loss is not None:
+            self._step_loss.settle()
+
+    def epoch_begins(self, epoch: int) -> None:
+        """Take note of a new epoch: Keras has reset the metrics, and callbacks may do anything."""
+        with self._guarded():
+            self.epoch = epoch
+            self._epoch_begins = True
+            if self._step_loss is not None:
+                self._step_loss.settle()
+
+    def end(self) -> None:
+        """Look at the state a last time, for what the last steps did to it."""
+        failure = None
+        with self._guarded():
+            if not self._off and self.step and not self._in_episode and self.models:
+                found = self.snapshot.look(watched(self.models, self.optimizers))
+                failure = None if found is None else self._of_state(found)
+        self._settle(failure)
+        with self._guarded():
+            if self.options.verbose > 1 and self.step:
+                tell(
+                    f"the flight recorder took {self.pace.overhead:.1%} of the time, "
+                    f"with a snapshot every {self.pace.interval:.0f} steps"
+                )
+
+    # -------------------------------------------------------------------------------- steps
+
+    def around(self, data: Sequence[Any]) -> Iterator[Any]:
+        """Yield the batches of one execution; each is a step, which ends when the next is asked for.
+
+        The last one is ended by :meth:`after`.
+        """
+        for one in data:
+            if self._open:
+                self.after()
+            self.before(one)
+            yield one
+
+    def before(self, data: Any) -> None:
+        """Keep the batch of the step that comes next, and the state where that is due."""
+        failure = None
+        with self._guarded():
+            started = self.pace.clock()
+            self._busy = True
+            failure = None if self._off else self._before(data)
+            self._open = True
+            self._started = self.pace.clock()
+            self._own = self._started - started
+        self._settle(failure)
+
+    def after(self, logs: Any = None, *, loss: Any = None) -> None:
+        """Look at the step that has just ended.
+
+        Args:
+            logs: what it logged, by name.
+            loss: its loss, where a loop of one's own tells it.
+        """
+        failure = None
+        with self._guarded():
+            ended = self.pace.clock()
+            failure = None if self._off else self._after(logs, loss)
+            self._open = False
+            own = self._own + self.pace.clock() - ended
+            self.pace.stepped(ended - self._started, own)
+            self._busy = False
+        self._settle(failure)
+        self._deliver()
+
+    def raised(self, error: BaseException) -> None:
+        """Write what led up to an exception that came out of the step."""
+        with self._guarded():
+            if self._open and not self._off:
+                self.failed = True
+                self._note(None, None)
+                kind, said = type(error).__name__, str(error).strip()
+                first = said.splitlines()[0] if said else ""
+                message = f"the step raised {kind}: {first}" if first else f"the step raised {kind}"
+                self._write(
+                    Failure(
+                        trigger="exception", message=message, step=self.step - 1, error=error
+                    )
+                )
+            self._open = False
+            self._busy = False
+        self._deliver()
+
+    def nothing(self) -> None:
+        """Take back the step that was begun: there was no batch for it."""
+        with self._guarded():
+            if self._open and self.ring:
+                self._ring_bytes -= self.ring.pop().size
+            self._open = self._busy = False
+
+    def request(self, trigger: str, message: str, then: Callable[[], None]) -> bool:
+        """Write a bundle as soon as the state is whole: now, or when the running step has ended.
+
+        Args:
+            trigger: as ``reason.json`` names it.
+            message: what happened.
+            then: called once it is written.
+
+        Returns:
+            Whether it was written at once.
+        """
+        self._pending = (trigger, message, then)
+        if self._busy:
+            return False
+        self._deliver()
+        return True
+
+    # ------------------------------------------------------------------------------ in detail
+
+    def _before(self, data: Any) -> Failure | None:
+        failure = None
+        suited, self._epoch_begins = self._epoch_begins, False
+        if (
+            self.snapshot.step is None
+            or self._ring_bytes > self.options.ring_bytes
+            or self.pace.is_due(suited=suited)
+        ):
+            failure = self._look_and_copy()
+        kept = batches.keep(data)
+        entry = Step(self.step, self.epoch, kept, batches.size(kept))
+        self.ring.append(entry)
+        self._ring_bytes += entry.size
+        if self.snapshot.step is None or self._in_episode:
+            self._shorten()
+        self._read = (
+            None if self.rate is None else self.rate.read(),
+            None if self._scale is None else self._scale.read(),
+        )
+        return failure
+
+    def _look_and_copy(self) -> Failure | None:
+        started = self.pace.clock()
+        if not self._relist_in:
+            self._listed = watched(self.models, self.optimizers)
+            self._relist_in = _RELIST
+        self._relist_in -= 1
+        built = any(one.role == "weight" for one in self._listed)
+        found = self.snapshot.take(self._listed, self.step, self.epoch) if built else None
+        if not built:
+            # A model that its first step builds: the next one finds the variables.
+            self._relist_in = 0
+            return None
+        failure = None
+        if found is None:
+            self._in_episode = False
+            self._shorten()
+        else:
+            failure = self._of_state(found)
+        self.pace.paid(self.pace.clock() - started)
+        return failure
+
+    def _shorten(self) -> None:
+        """Let go of all but the last two steps in the ring: the state is newer than the others."""
+        context = CONTEXT + (1 if self.ring and self.ring[-1].number == self.step else 0)
+        while len(self.ring) > context:
+            self.ring.popleft()
+        self._ring_bytes = sum(entry.size for entry in self.ring if entry.number >= self.step)
+
+    def _of_state(self, found: Unsound) -> Failure | None:
+        if self._in_episode:
+            return None
+        return Failure(trigger=found.trigger, message=f"there is {found}", step=self.step - 1)
+
+    def _after(self, logs: Any, loss: Any) -> Failure | None:
+        step_loss = None if self._step_loss is None else self._step_loss.after_step()
+        if loss is not None:
+            step_loss = scalar(loss)
+        told = dict(scalars(logs))
+        self._note(told.get("loss"), step_loss)
+        return self._judged(told, step_loss)
+
+    def _note(self, running: float | None, step_loss: float | None) -> None:
+        """Write the step into the history, and count it."""
+        self.history.add(self.step, self.epoch, running, step_loss, *self._read)
+        self.step += 1
+
+    def _judged(self, told: dict[str, float], step_loss: float | None) -> Failure | None:
+        step = self.step - 1
+        if step_loss is not None and not math.isfinite(step_loss):
+            return self._failure("non-finite-loss", f"the loss of the step is {step_loss}", step)
+        odd = {name: number for name, number in told.items() if not math.isfinite(number)}
+        if step_loss is not None:
+            # The mean over the epoch stays bad after the step that was; the step's own is known.
+            odd.pop("loss", None)
+        bad = next((name for name in odd if is_loss(name)), None)
+        if bad is not None:
+            return self._failure("non-finite-loss", f"{bad} is {odd[bad]}", step)
+        if self.options.spike is not None:
+            spike = self.history.spike(step_loss, self.options.spike)
+            if spike:
+                return self._failure("loss-spike", spike, step)
+        if self._scale is not None and self._scale.searched:
+            frozen = self._scale.after_step(self._scale.read())
+            if frozen:
+                return self._failure("frozen", frozen, step)
+        return self._odd_metric(set(odd)) if odd else None
+
+    def _odd_metric(self, odd: set[str]) -> Failure | None:
+        """Look at the state once for every metric that is not finite: it may mean nothing."""
+        if not odd - self._odd or self._in_episode:
+            return None
+        self._odd |= odd
+        found = self.snapshot.look(self._listed)
+        return None if found is None else self._of_state(found)
+
+    def _failure(self, trigger: str, message: str, step: int) -> Failure | None:
+        if self._in_episode:
+            return None
+        return Failure(trigger=trigger, message=message, step=step)
+
+    # ------------------------------------------------------------------------------- outcomes
+
+    def _settle(self, failure: Failure | None) -> None:
+        """Write a bundle, and stop the training, or raise, or go on, as it was asked for."""
+        if failure is None:
+            return
+        path = None
+        with self._guarded():
+            self._in_episode = True
+            self.failed = True
+            if len(self.bundles) < self.options.keep:
+                path = self._write(failure)
+        if self.options.on_failure == "raise":
+            self._open = self._busy = False
+            raise DivergenceError(f"step {failure.step}: {failure.message}", path)
+        if self.options.on_failure == "stop":
+            for model in self.models:
+                model.stop_training = True
+
+    def _write(self, failure: Failure) -> Path | None:
+        path = Dump(self).write(failure)
+        if path is not None:
+            self.bundles.append(path)
+        return path
+
+    def _deliver(self) -> None:
+        if self._pending is None:
+            return
+        (trigger, message, then), self._pending = self._pending, None
+        with self._guarded():
+            if not self._off and self.step:
+                self._write(Failure(trigger=trigger, message=message, step=self.step - 1))
+        then()
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Keep an error of the recorder's own from the training: it is told once, and it ends."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - whatever it is, training goes on
+            self._off = True
+            self._busy = self._open = False
+            self.ring.clear()
+            warn_once(self, error)

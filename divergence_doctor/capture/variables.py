@@ -1,0 +1,113 @@
+"""Which variables does a step of training read and change? All of them, each once, with its role.
+
+In the order in which a bundle keeps them: weights first, then seeds and metrics, the optimizers
+last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+from divergence_doctor.capture import _seams as seams
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Watched:
+    """One variable.
+
+    Attributes:
+        variable: the Keras variable.
+        role: ``weight``, ``seed``, ``metric``, ``optimizer``, ``loss-scale`` or ``other``.
+        path, name, dtype: as Keras gives them.
+        signed: it may hold numbers below zero.
+        checked: non-finite numbers in it mean that training failed.
+        read: reads it, uncopied where it lies in host memory.
+    """
+
+    variable: Any
+    role: str
+    path: str
+    name: str
+    dtype: str
+    signed: bool
+    checked: bool
+    read: Callable[[], NDArray[Any]]
+
+
+def watched(models: Sequence[Any], optimizers: Sequence[Any]) -> list[Watched]:
+    """Return every variable that holds numbers, of models and of optimizers.
+
+    Args:
+        models: Keras models, built or not: what is not built yet has no variables.
+        optimizers: Keras optimizers besides those that the models hold.
+    """
+    from divergence_doctor.rules import may_be_negative
+
+    found: list[Watched] = []
+    seen: set[int] = set()
+
+    def add(variables: Iterable[Any], role: str, optimizer: str = "") -> None:
+        for variable in variables:
+            dtype = str(variable.dtype)
+            if id(variable) in seen or dtype in {"string", "resource", "variant"}:
+                continue
+            seen.add(id(variable))
+            path = str(variable.path)
+            kept = role in {"weight", "optimizer", "other"}
+            owner = "slots" if role == "optimizer" else "weights"
+            signed = not kept or may_be_negative(owner, path, optimizer)
+            found.append(
+                Watched(
+                    variable, role, path, str(variable.name), dtype, signed, kept,
+                    seams.reader(variable),
+                )  # fmt: skip
+            )
+
+    for model in models:
+        add(model.weights, "weight")
+    for model in models:
+        metrics = {id(variable) for variable in model.metrics_variables}
+        add((v for v in model.variables if id(v) not in metrics), "seed")
+    generator = seams.global_seed_generator()
+    add(() if generator is None else (generator.state,), "seed")
+    for model in models:
+        add(model.metrics_variables, "metric")
+        add(_states(model), "other")
+    for optimizer in every_optimizer(models, optimizers):
+        inner = innermost(optimizer)
+        if inner is not optimizer:
+            add(seams.own_variables(optimizer), "loss-scale")
+        add(inner.variables, "optimizer", type(inner).__name__)
+    return found
+
+
+def every_optimizer(models: Sequence[Any], optimizers: Sequence[Any]) -> list[Any]:
+    """Return the optimizers: those given, those the models are compiled with, and their others."""
+    import keras
+
+    held = [value for model in models for value in (model.optimizer, *vars(model).values())]
+    candidates = [*optimizers, *held]
+    mine = {id(c): c for c in candidates if isinstance(c, keras.optimizers.Optimizer)}
+    return list(mine.values())
+
+
+def innermost(optimizer: Any) -> Any:
+    """Return the optimizer that takes the step: the one inside a loss-scaling wrapper."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def _states(model: Any) -> Iterator[Any]:
+    """Yield variables that a layer keeps past Keras' own list: the states of a stateful RNN."""
+    import keras
+
+    for layer in model._flatten_layers():  # noqa: SLF001 - Keras has no public walk through nested layers
+        for state in keras.tree.flatten(getattr(layer, "states", None)):
+            if isinstance(state, keras.Variable):
+                yield state
