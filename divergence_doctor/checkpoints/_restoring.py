@@ -104,7 +104,11 @@ def _fits(array: Any, variable: Any) -> bool:
 
 
 def _bare(path: str, root: str) -> str:
-    """Return a path without the model's name, also within the name of an optimizer's slot."""
+    """Return a path without the model's name, also within the name of an optimizer's slot.
+
+    What a slot's optimizer is wrapped in stands before it, and says nothing of the slot.
+    """
+    path = path.rpartition("_optimizer/")[2]
     name = re.escape(_NUMBER.sub("", root)) + r"(?:_\d+)?"
     head, slash, tail = re.sub(f"^{name}/", "", path).rpartition("/")
     return head + slash + re.sub(f"^{name}_(?=.)", "", tail)

@@ -367,6 +367,13 @@ def _fill_optimizers(model: Any, bundle: Bundle, fidelity: Fidelity) -> None:
         stored = [one for one in bundle.variables if one.role == role]
         pairs.extend(_restoring.put_back(stored, variables, root=model.name))
     fresh = [note for note in fidelity.notes if note.startswith("The optimizer is a fresh")]
+    if _never_stepped(pairs):
+        fidelity.optimizer_state = "restored"
+        fidelity.note(
+            "The optimizer had not taken a step when its state was copied: it starts as fresh as it"
+            " was."
+        )
+        return
     if not pairs.missing:
         fidelity.optimizer_state = "restored"
         fidelity.notes[:] = [note for note in fidelity.notes if note not in fresh]
@@ -376,6 +383,12 @@ def _fill_optimizers(model: Any, bundle: Bundle, fidelity: Fidelity) -> None:
     else:
         fidelity.optimizer_state = "partial" if pairs.filled else "missing"
     _restoring.tell(pairs, "optimizer's", fidelity)
+
+
+def _never_stepped(pairs: _restoring.Pairs) -> bool:
+    """Say whether the training's optimizer had no slots yet, its step counter standing at 0."""
+    counters = [v for v in pairs.filled if v.path.rpartition("/")[2] == "iteration"]
+    return bool(pairs.missing and counters) and not pairs.left and not any(map(int, counters))
 
 
 def _states(model: Any) -> list[Any]:

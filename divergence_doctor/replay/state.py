@@ -199,8 +199,8 @@ class Snapshot:
         optimizers = optimizers_of(self._model)
         found = [
             *self._model.variables,
+            *self._model.metrics_variables,
             *(v for layer in layers_of(self._model) for v in untracked(layer)),
-            *(v for o in optimizers for v in o.variables),
             *(v for o in optimizers for v in o.variables),
         ]
         return [
