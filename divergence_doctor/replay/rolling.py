@@ -138,11 +138,11 @@ def ulps(recorded: float, rolled: Any) -> int:
         other = np.asarray(recorded, dtype=np.float64).astype(value.dtype)
     if np.isnan(other) or np.isnan(value):
         return 0 if np.isnan(other) and np.isnan(value) else -1
-    if float(other) != recorded:
-        return -1 if not math.isfinite(recorded) else max(1, abs(_place(other) - _place(value)))
-    if np.isinf(other) != np.isinf(value):
-        return -1
-    return abs(_place(other) - _place(value))
+    if np.isinf(other) or np.isinf(value):
+        return 0 if recorded == float(value) else -1
+    apart = abs(_place(other) - _place(value))
+    # What the dtype cannot hold was logged in another one.
+    return apart if float(other) == recorded else max(apart, 1)
 
 
 def _place(value: Any) -> int:
