@@ -175,6 +175,17 @@ class Draft:
         self._reserved = False
         return True
 
+    def tidy(self) -> None:
+        """Remove folders that everything was dropped from.
+
+        Raises:
+            OSError: one is there to stay; then the folder must not become a bundle.
+        """
+        used = {name.partition("/")[0] for name in self.files}
+        for subfolder in sorted(self._subfolders - used):
+            self._unlink(self.folder / subfolder)
+            self._subfolders.remove(subfolder)
+
     def sync(self) -> None:
         """Bring the names of all files to the disk.
 

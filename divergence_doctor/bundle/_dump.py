@@ -123,6 +123,7 @@ class Dump:
         self._write_state(sorted(contents.variables, key=lambda one: one.role == OPTIMIZER))
         self.draft.release()
         self._write_manifest(name)
+        self.draft.tidy()
         self.draft.sync()
 
     def _fits(self, size: int) -> bool:
