@@ -216,7 +216,7 @@ def _check_form(stream: IO[bytes], size: int, name: str) -> None:
         limit = MAX_REASON if name == REASON else MAX_JSON
         if size > limit:
             raise ValueError(f"it takes {size:,} bytes; {limit:,} are allowed")
-        decode(stream.read(limit))
+        decode(stream.read(size))
 
 
 def _fill(draft: Draft, found: _Remains) -> None:

@@ -13,14 +13,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from divergence_doctor.bundle import open_bundle, verify, write_bundle
+from divergence_doctor.bundle import open_bundle, salvage, verify, write_bundle
 from tests.bundle._faults import Counting
 from tests.bundle._made import HOST, at, contents, finals, partials
 
 KIB = 1 << 10
 #: The bundle takes about 2.6 MiB, of which the optimizer 1.7.
 UNITS = 192
-SIZES = (64, 68, 80, 96, 128, 192, 256, 512, 768, 1024, 2048, 4096)
+SIZES = (4, 16, 64, 68, 80, 96, 128, 192, 256, 512, 768, 1024, 2048, 4096)
 
 
 class Unaware(Counting):
@@ -39,10 +39,21 @@ def one(folder: Path, size: int, *, aware: bool) -> dict[str, object]:
     told: dict[str, object] = {"size": size, "aware": aware, "free": _free(folder)}
     try:
         path = write_bundle(
-            folder, contents(units=UNITS), host=HOST, now=at(0), fs=Counting() if aware else Unaware()
+            folder,
+            contents(units=UNITS),
+            host=HOST,
+            now=at(0),
+            fs=Counting() if aware else Unaware(),
         )
     except OSError as error:
         told["error"] = error.strerror
+        told["salvaged"] = [
+            [
+                problem.says
+                for problem in verify(salvage(path, folder.parent / f"{folder.name}-saved"))
+            ]
+            for path in partials(folder)
+        ]
     else:
         opened = open_bundle(path)
         told["dropped"] = [item["what"] for item in opened.manifest["dropped"]]
@@ -50,7 +61,7 @@ def one(folder: Path, size: int, *, aware: bool) -> dict[str, object]:
         told["batches"] = len(opened.batches)
         told["roles"] = sorted({variable.role for variable in opened.variables})
     told["finals"] = len(finals(folder))
-    told["reasons"] = len(list(folder.glob("*/reason.json")) + list(folder.glob(".*/reason.json")))
+    told["reasons"] = len(list(folder.glob("*/reason.json")))
     told["partials"] = len(partials(folder))
     subprocess.run(["umount", str(folder)], check=True)  # noqa: S607
     return told
@@ -65,7 +76,9 @@ def main() -> None:
     """Go through the sizes, once knowing what is free and once not."""
     root = Path(sys.argv[1])
     told = [
-        one(root / f"{size}-{aware}", size, aware=aware) for size in SIZES for aware in (True, False)
+        one(root / f"{size}-{aware}", size, aware=aware)
+        for size in SIZES
+        for aware in (True, False)
     ]
     print(json.dumps(told))  # noqa: T201 - the result
 

@@ -97,7 +97,9 @@ def _killed(folder: Path, number: int) -> tuple[int, list[Path]]:
     hear, say = os.pipe()
     child = os.fork()
     if child == 0:
-        write_bundle(folder, contents(layers=3), host=HOST, keep=2, now=at(10), fs=Killing(number, say))
+        write_bundle(
+            folder, contents(layers=3), host=HOST, keep=2, now=at(10), fs=Killing(number, say)
+        )
         os._exit(0)
     _, status = os.waitpid(child, 0)
     os.close(say)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 
-
 from divergence_doctor.bundle import salvage, verify
-
 
 
 def test_fifty_kills_at_random_leave_only_whole_bundles_and_no_old_one_damaged(swift, run):
