@@ -47,6 +47,8 @@ _PER_FILE: Final = 160
 _BESIDES: Final = 4 << 10
 #: Bytes that an array takes in an archive besides its own.
 _PER_MEMBER: Final = 256
+#: Set aside for the manifest, so that a disk that fills up in the meantime has room for it.
+_RESERVED: Final = 64 << 10
 _LONGEST_WHY: Final = 200
 
 #: What a system says of a disk, or a user's share of it, that is full.
@@ -110,7 +112,7 @@ class Dump:
             OSError: the reason or the manifest cannot be written.
         """
         contents = self.contents
-        self.draft.reserve()
+        self.draft.reserve(_RESERVED if self.free is None else min(_RESERVED, self.free // 4))
         self._write_reason()
         self._optional("context", CONTEXT, lambda: encode(self._context(name)))
         self._optional("history", HISTORY, lambda: encode(_last_steps(contents.history)))
@@ -123,6 +125,7 @@ class Dump:
         self._write_state(sorted(contents.variables, key=lambda one: one.role == OPTIMIZER))
         self.draft.release()
         self._write_manifest(name)
+        self.draft.tidy()
         self.draft.sync()
 
     def _fits(self, size: int) -> bool:

@@ -8,7 +8,17 @@ from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
-from divergence_doctor.cli import check, env, explain, inspect, replay, report, rules
+from divergence_doctor.cli import (
+    check,
+    env,
+    explain,
+    inspect,
+    replay,
+    report,
+    rules,
+    salvage,
+    verify,
+)
 from divergence_doctor.errors import DoctorError
 
 INTERRUPTED: Final = 130
@@ -25,6 +35,8 @@ app.command("replay")(replay.replay)
 app.command("report")(report.report)
 app.command("inspect")(inspect.inspect)
 app.command("check")(check.check)
+app.command("verify")(verify.verify)
+app.command("salvage")(salvage.salvage)
 app.command("rules")(rules.rules)
 app.command("explain")(explain.explain)
 app.command("env")(env.env)
