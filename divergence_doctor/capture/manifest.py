@@ -192,7 +192,9 @@ def _modules(models: Sequence[Any], others: Sequence[Any]) -> set[str]:
         if item is None or isinstance(item, str):
             continue
         home = getattr(item, "__module__", None) if callable(item) else None
-        name = home if isinstance(home, str) and hasattr(item, "__name__") else type(item).__module__
+        name = (
+            home if isinstance(home, str) and hasattr(item, "__name__") else type(item).__module__
+        )
         if name.partition(".")[0] not in _LIBRARIES:
             found.add(name)
     return found
@@ -235,7 +237,9 @@ def _head(git: Path) -> str | None:
         if (folder / name).is_file():
             return (folder / name).read_text(encoding="utf-8").strip()
     packed = (shared / "packed-refs").read_text(encoding="utf-8")
-    return next((line.split()[0] for line in packed.splitlines() if line.endswith(f" {name}")), None)
+    return next(
+        (line.split()[0] for line in packed.splitlines() if line.endswith(f" {name}")), None
+    )
 
 
 def _tried(ask: Any) -> Any:

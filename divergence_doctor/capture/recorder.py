@@ -128,9 +128,7 @@ class Recorder:
             self._open = self._busy = False
             first = next(iter(every_optimizer(self.models, self.optimizers)), None)
             self.rate, self._scale = Rate(first), LossScale(first)
-            self._step_loss = (
-                StepLoss(self.models[0]) if loop != "custom" and self.models else None
-            )
+            self._step_loss = StepLoss(self.models[0]) if loop != "custom" and self.models else None
             self.invalidate()
 
     def invalidate(self) -> None:
@@ -217,9 +215,7 @@ class Recorder:
                 first = said.splitlines()[0] if said else ""
                 message = f"the step raised {kind}: {first}" if first else f"the step raised {kind}"
                 self._write(
-                    Failure(
-                        trigger="exception", message=message, step=self.step - 1, error=error
-                    )
+                    Failure(trigger="exception", message=message, step=self.step - 1, error=error)
                 )
             self._open = False
             self._busy = False

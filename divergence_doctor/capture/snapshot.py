@@ -136,5 +136,3 @@ class Snapshot:
             return np.array(values)
         np.copyto(place, values)
         return place
-
-

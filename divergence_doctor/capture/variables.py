@@ -65,7 +65,13 @@ def watched(models: Sequence[Any], optimizers: Sequence[Any]) -> list[Watched]:
             signed = not kept or may_be_negative(owner, path, optimizer)
             found.append(
                 Watched(
-                    variable, role, path, str(variable.name), dtype, signed, kept,
+                    variable,
+                    role,
+                    path,
+                    str(variable.name),
+                    dtype,
+                    signed,
+                    kept,
                     seams.reader(variable),
                 )  # fmt: skip
             )

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
+import numpy as np
+
 from divergence_doctor._clean import clean
 from divergence_doctor.bundle import open_bundle
 from divergence_doctor.checkpoints import _restoring
@@ -24,6 +26,7 @@ from divergence_doctor.checkpoints._custom import collect, unknown_objects
 from divergence_doctor.checkpoints._elsewhere import differences
 from divergence_doctor.checkpoints._factory import made_by
 from divergence_doctor.checkpoints._fidelity import Fidelity
+from divergence_doctor.checkpoints._first_call import call_once, step_once
 from divergence_doctor.checkpoints._loading import heed, loading, policy, sha256
 from divergence_doctor.checkpoints._recording import RecordedStep, Recording
 from divergence_doctor.checkpoints._seams import shared_objects
@@ -39,6 +42,8 @@ REASON: Final = "reason.json"
 _PARTIAL: Final = ".partial"
 _OPTIMIZER: Final = ("optimizer", "loss-scale")
 #: What ``compile`` cannot do without, where nothing defines it.
+#: Last part of the path of an optimizer's first variable.
+_COUNTER: Final = "iteration"
 _METRICS: Final = ("metrics", "weighted_metrics")
 _LOSS: Final = ("loss", "loss_weights")
 
@@ -97,6 +102,8 @@ class CrashBundle(Checkpoint):
                 fidelity.note(f"The model comes from --model {clean(options.model)}.")
             settle(path, model, replace(options, learning_rate=None), fidelity)
             _execute_as_recorded(model, bundle, fidelity)
+            if _makes_slots_late(model):
+                _step_once(model, bundle)
             _fill(model, bundle, fidelity)
             if options.learning_rate is not None:
                 settle(path, model, replace(options, loss=None, optimizer=None), fidelity)
@@ -254,8 +261,6 @@ def _needs_code(
 
 def _build(model: Any, bundle: Bundle) -> None:
     """Make the weights of a model that makes them when it is first called."""
-    from divergence_doctor.checkpoints._first_call import call_once
-
     wanted = sum(variable.role == "weight" for variable in bundle.variables)
     if model.built and len(model.weights) >= wanted:
         return
@@ -308,6 +313,30 @@ def _seeds(model: Any) -> list[Any]:
     return [variable for variable in model.variables if id(variable) not in apart]
 
 
+def _makes_slots_late(model: Any) -> bool:
+    """Say whether optimizers of the model's own make their slots at their first step only."""
+    held = optimizers(model)
+    return len(held) > 1 and any(not one.built for one in held)
+
+
+def _step_once(model: Any, bundle: Bundle) -> None:
+    """Take a step, for what makes variables at its first one; what was there holds what it held."""
+    steps = _batches(bundle)
+    if not steps:
+        return
+    before = {id(v): (v, np.asarray(v.value).copy()) for v in _every(model)}
+    step_once(model, steps[0].read())
+    for variable in _every(model):
+        _, value = before.get(id(variable), (None, None))
+        variable.assign(np.zeros(variable.shape) if value is None else value)
+
+
+def _every(model: Any) -> list[Any]:
+    slots = (v for one in optimizers(model) for v in one.variables)
+    found = _unique([*model.variables, *model.metrics_variables, *slots])
+    return [variable for variable in found if str(variable.dtype) != "string"]
+
+
 def _global_seed(model: Any, bundle: Bundle) -> list[int] | None:
     """Return the state behind unseeded ``keras.random`` calls, which follows those of the model."""
     stored = [one for one in bundle.variables if one.role == "seed"]
@@ -352,8 +381,8 @@ def _fill_optimizers(model: Any, bundle: Bundle, fidelity: Fidelity) -> None:
     held = optimizers(model)
     if not held:
         return
-    inner = _unique(v for one in held for v in getattr(one, "inner_optimizer", one).variables)
-    inside = {id(variable) for variable in inner}
+    inner = _unique(getattr(one, "inner_optimizer", one) for one in held)
+    inside = {id(variable) for one in inner for variable in one.variables}
     scale = [v for v in _unique(v for one in held for v in one.variables) if id(v) not in inside]
     if not _holds_optimizer(bundle):
         fidelity.optimizer_state = "missing"
@@ -363,9 +392,14 @@ def _fill_optimizers(model: Any, bundle: Bundle, fidelity: Fidelity) -> None:
         )
         return
     pairs = _restoring.Pairs()
-    for role, variables in (("loss-scale", scale), ("optimizer", inner)):
-        stored = [one for one in bundle.variables if one.role == role]
-        pairs.extend(_restoring.put_back(stored, variables, root=model.name))
+    scales = [one for one in bundle.variables if one.role == "loss-scale"]
+    pairs.extend(_restoring.put_back(scales, scale, root=model.name))
+    for stored, one in _by_optimizer(bundle, inner):
+        found = _restoring.put_back(stored, one.variables, root=model.name)
+        if len(held) > 1 and _never_stepped(found):
+            # One that is compiled in and never used, beside those that take the steps.
+            found.missing.clear()
+        pairs.extend(found)
     fresh = [note for note in fidelity.notes if note.startswith("The optimizer is a fresh")]
     if _never_stepped(pairs):
         fidelity.optimizer_state = "restored"
@@ -385,9 +419,23 @@ def _fill_optimizers(model: Any, bundle: Bundle, fidelity: Fidelity) -> None:
     _restoring.tell(pairs, "optimizer's", fidelity)
 
 
+def _by_optimizer(bundle: Bundle, inner: list[Any]) -> list[tuple[list[Any], Any]]:
+    """Return what is stored for each optimizer: it begins with the counter of its steps."""
+    stored: list[list[Any]] = []
+    for one in bundle.variables:
+        if one.role == "optimizer":
+            if not stored or one.path.rpartition("/")[2] == _COUNTER:
+                stored.append([])
+            stored[-1].append(one)
+    if len(stored) == len(inner):
+        return list(zip(stored, inner, strict=True))
+    every = [one for part in stored for one in part]
+    return [(every, one) for one in inner[:1]]
+
+
 def _never_stepped(pairs: _restoring.Pairs) -> bool:
     """Say whether the training's optimizer had no slots yet, its step counter standing at 0."""
-    counters = [v for v in pairs.filled if v.path.rpartition("/")[2] == "iteration"]
+    counters = [v for v in pairs.filled if v.path.rpartition("/")[2] == _COUNTER]
     return bool(pairs.missing and counters) and not pairs.left and not any(map(int, counters))
 
 

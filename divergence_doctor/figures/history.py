@@ -71,7 +71,7 @@ class History(Figure):
     title: ClassVar[str] = "Up to the crash"
     order: ClassVar[int] = 5
     needs: ClassVar[frozenset[str]] = columns(
-        "history", "step source loss learning_rate loss_scale gradient_norm"
+        "history", "step source loss measured learning_rate loss_scale gradient_norm"
     )
 
     def suits(self, trace: Trace) -> bool:
@@ -115,6 +115,8 @@ class History(Figure):
 def _values(trace: Trace, curve: _Curve) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the training steps, in order, and a curve's value at each."""
     table = trace.table("history").select(source=curve.source)
+    if curve.column == "loss":
+        table = table.where(table["measured"])
     order = np.argsort(table["step"], kind="stable")
     return table["step"][order], table[curve.column][order]
 

@@ -33,6 +33,7 @@ def tell_course(recording: Recording, course: Course | None, builder: TraceBuild
             step=int(step),
             epoch=recording.epoch(step),
             source="recorded",
+            measured=recording.known(int(step), "loss"),
             **{
                 column: recording.of(step, column)
                 for column in ("loss", "step_loss", "learning_rate", "loss_scale")
@@ -46,6 +47,7 @@ def tell_course(recording: Recording, course: Course | None, builder: TraceBuild
             epoch=recording.epoch(one.step),
             source="rolled",
             loss=math.nan if one.loss is None else float(one.loss),
+            measured=one.loss is not None,
             step_loss=one.step_loss,
             learning_rate=one.learning_rate,
             loss_scale=one.loss_scale,
@@ -104,7 +106,7 @@ def tell_watched(
             step_loss=row["loss"],
             learning_rate=row["learning_rate"],
             loss_scale=row["loss_scale"],
-            gradient_norm=row["gradient_norm"],
+            gradient_norm=math.nan if row["raised"] else row["gradient_norm"],
         )
     for row in watched.rows("activations"):
         if row["role"] == "output" and row["step"] < len(numbers):

@@ -17,6 +17,7 @@ from divergence_doctor.errors import DoctorError
 from divergence_doctor.replay.engine import learning_rate_of, loss_scale_of, run_step
 from divergence_doctor.replay.execution import bad_variable, compiled
 from divergence_doctor.replay.feeding import match, tensors
+from divergence_doctor.replay.outcome import SMALL, UNDECIDED
 from divergence_doctor.replay.state import Snapshot, innermost, optimizers_of
 
 if TYPE_CHECKING:
@@ -53,6 +54,13 @@ class Rolled:
     bad_variable: str = ""
     raised: str = ""
     raised_type: str = ""
+
+    @property
+    def own_loss(self) -> float:
+        """The loss of the step, or the mean that was logged; NaN where there is none."""
+        if math.isfinite(self.step_loss) or self.loss is None:
+            return self.step_loss
+        return float(self.loss)
 
     @property
     def failure(self) -> str:
@@ -228,7 +236,7 @@ class Rolling:
             mode=self.mode,
             first_bad=-1 if bad is None else bad.step,
             why="" if bad is None else bad.failure,
-            watched=self._watched(bad),
+            watched=self._watched(bad, rolled),
         )
 
     def to(self, step: int) -> Generators:
@@ -243,15 +251,24 @@ class Rolling:
             pass
         return Generators.now()
 
-    def _watched(self, bad: Rolled | None) -> tuple[int, ...]:
-        """Return the steps to be watched: a sound one before the failing one, where there is one.
+    def _watched(self, bad: Rolled | None, rolled: Sequence[Rolled]) -> tuple[int, ...]:
+        """Return the steps to be watched, the failing one last.
 
-        Where none failed there is nothing that one step would show, and the last few go.
+        They begin with the last one before it whose loss was ordinary: where the loss had run away
+        before it overflowed, no change at the failing step alone would mend it. Where none failed
+        there is nothing that one step would show, and the last few go.
         """
         known = [one.step for one in self._recording.steps]
         if bad is None:
             return tuple(known[-LEADING:])
-        return tuple(step for step in known if bad.step - 1 <= step <= bad.step)
+        before = [one for one in rolled if one.step < bad.step]
+        losses = [abs(one.own_loss) for one in before if math.isfinite(one.own_loss)]
+        ordinary = UNDECIDED * max(min(losses, default=math.inf), SMALL)
+        start = next(
+            (one.step for one in reversed(before) if abs(one.own_loss) <= ordinary), bad.step - 1
+        )
+        start = max(start, bad.step - LEADING)
+        return tuple(step for step in known if start <= step <= bad.step)
 
     def _without_jit(self) -> None:
         self._function = None

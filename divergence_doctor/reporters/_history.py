@@ -99,8 +99,8 @@ def _row(step: int, sources: Mapping[str, Mapping[str, Any]], *, failing: bool) 
     return HistoryRow(
         step=step,
         epoch=int(any_row["epoch"]),
-        recorded=float(recorded["loss"]) if recorded else math.nan,
-        rolled=float(rolled["loss"]) if rolled else math.nan,
+        recorded=float(recorded["loss"]) if recorded and recorded["measured"] else None,
+        rolled=float(rolled["loss"]) if rolled and rolled["measured"] else None,
         again=_again(rolled),
         learning_rate=float(any_row["learning_rate"]),
         loss_scale=float(any_row["loss_scale"]),
@@ -113,13 +113,15 @@ def _row(step: int, sources: Mapping[str, Mapping[str, Any]], *, failing: bool) 
 def _again(rolled: Mapping[str, Any] | None) -> str:
     if rolled is None:
         return ""
+    if not rolled["measured"]:
+        return "raised" if not rolled["bad_variable"] else "no loss logged"
     ulp = int(rolled["ulp"])
     return "to the bit" if ulp == 0 else f"{ulp:,} ulp apart" if ulp > 0 else "not comparable"
 
 
 def _went(rows: list[HistoryRow]) -> Iterable[str]:
     """Say how loss, rate and gradient norm went over the recorded steps."""
-    known = [row for row in rows if not math.isnan(row.recorded) or row.failing]
+    known = [row for row in rows if row.recorded is not None]
     if len(known) > 1:
         first, last = known[0], known[-1]
         rates = {row.learning_rate for row in known if math.isfinite(row.learning_rate)}

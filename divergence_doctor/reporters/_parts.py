@@ -341,7 +341,8 @@ class HistoryRow:
 
     Attributes:
         step, epoch: counted from 0; the epoch is -1 when unknown.
-        recorded, rolled: the logged loss in training, and when the step ran again; else NaN.
+        recorded, rolled: the logged loss in training, and when the step ran again; None where
+            none was.
         again: how the two compare, in words; empty where the step did not run again.
         learning_rate, loss_scale, gradient_norm: NaN where unknown.
         bad_variable: first variable that was not finite after it; empty if none.
@@ -350,8 +351,8 @@ class HistoryRow:
 
     step: int
     epoch: int
-    recorded: float
-    rolled: float
+    recorded: float | None
+    rolled: float | None
     again: str
     learning_rate: float
     loss_scale: float

@@ -513,7 +513,7 @@ def _history(past: History) -> _Details:
                 f"**{row.step}**" if row.failing else str(row.step),
                 str(row.epoch) if row.epoch >= 0 else NONE,
                 number(row.recorded),
-                number(row.rolled) if row.again else NONE,
+                number(row.rolled),
                 prose(row.again) or NONE,
                 measured(row.learning_rate),
                 measured(row.loss_scale),

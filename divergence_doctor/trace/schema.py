@@ -746,6 +746,7 @@ TABLES: Final[dict[str, TableSpec]] = {
                     "recorded in training, rolled (run again as trained), or watched",
                 ),
                 Column("loss", "float", "loss as Keras logs it: in fit the epoch's running mean"),
+                Column("measured", "bool", "a loss was logged"),
                 Column("step_loss", "float", "loss of this step alone; NaN when unknown"),
                 Column("learning_rate", "float", "learning rate of the step; NaN when unknown"),
                 Column("loss_scale", "float", "loss scale before the step; NaN without one"),
