@@ -40,10 +40,11 @@ if TYPE_CHECKING:
 MANIFEST: Final = "manifest.json"
 REASON: Final = "reason.json"
 _PARTIAL: Final = ".partial"
+#: Roles of an optimizer's variables.
 _OPTIMIZER: Final = ("optimizer", "loss-scale")
-#: What ``compile`` cannot do without, where nothing defines it.
 #: Last part of the path of an optimizer's first variable.
 _COUNTER: Final = "iteration"
+#: Parts of a compile config that can be done without, always or where another is given.
 _METRICS: Final = ("metrics", "weighted_metrics")
 _LOSS: Final = ("loss", "loss_weights")
 

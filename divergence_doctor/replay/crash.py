@@ -203,11 +203,12 @@ class Crash:
         return notes
 
     def _gap(self) -> str:
-        steps, recording = self.recording.steps, self.recording
+        first, snapshot = self.recording.steps[0].step, self.recording.snapshot
+        count = first - snapshot
         return (
-            f"The batches between training step {recording.snapshot}, of which the weights are, and"
-            f" step {steps[0].step} are not in the bundle: the steps from {steps[0].step} on are"
-            " replayed on weights that are too old by so many steps."
+            f"The bundle lacks the batches of {count} step{'s' * (count > 1)} after training step"
+            f" {snapshot}, of before which its weights are: what is replayed from step {first} on"
+            f" runs on weights that are too old by {count} steps."
         )
 
     def _why_not_equal(self, course: Course) -> str:

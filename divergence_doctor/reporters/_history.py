@@ -23,7 +23,7 @@ def history(trace: Trace) -> History | None:
     if not isinstance(told, dict):
         return None
     rows = _rows(trace, told)
-    sentences = [*_seen(told), *_poisoned(told), *_went(rows), *_ranges(trace)]
+    sentences = [*_seen(told), *_poisoned(told), *_again_in(told), *_went(rows), *_ranges(trace)]
     return History(
         sentences=tuple(sentences),
         rows=tuple(rows[-MAX_ROWS:]),
@@ -44,6 +44,16 @@ def _int(value: Any) -> int:
 def _seen(told: Mapping[str, Any]) -> Iterable[str]:
     what = str(told.get("message") or told.get("trigger") or "a failure").rstrip(".")
     yield f"The flight recorder saw it at training step {_int(told.get('failing'))}: {what}."
+
+
+def _again_in(told: Mapping[str, Any]) -> Iterable[str]:
+    """Say how the recorded steps came again, and which of them this report is about."""
+    losses = _mapping(told.get("losses"))
+    if told.get("rolled") and losses.get("sentence"):
+        yield (
+            f"From the weights of before training step {_int(told.get('snapshot'))} the recorded"
+            f" batches ran again as they were trained: {losses['sentence']}."
+        )
     watched = [step for step in told.get("watched") or () if isinstance(step, int)]
     if len(watched) == 1:
         yield f"Step 0 of this report is training step {watched[0]}."
@@ -51,12 +61,6 @@ def _seen(told: Mapping[str, Any]) -> Iterable[str]:
         yield (
             f"Steps 0 to {len(watched) - 1} of this report are training steps {watched[0]} to"
             f" {watched[-1]}."
-        )
-    losses = _mapping(told.get("losses"))
-    if told.get("rolled") and losses.get("sentence"):
-        yield (
-            f"From the weights of before training step {_int(told.get('snapshot'))} the recorded"
-            f" batches ran again as they were trained: {losses['sentence']}."
         )
 
 
