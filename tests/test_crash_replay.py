@@ -1,4 +1,4 @@
-"""Is a crash bundle explained from end to end: rolled forward, judged, told, and shown without us?"""
+"""Is a crash bundle explained to the end: rolled forward, judged, told, and shown without us?"""
 
 from __future__ import annotations
 

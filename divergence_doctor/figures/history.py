@@ -69,7 +69,7 @@ class History(Figure):
 
     name: ClassVar[str] = "history"
     title: ClassVar[str] = "Up to the crash"
-    order: ClassVar[int] = 5
+    order: ClassVar[int] = 12
     needs: ClassVar[frozenset[str]] = columns(
         "history", "step source loss measured learning_rate loss_scale gradient_norm"
     )

@@ -255,7 +255,7 @@ def test_the_script_is_imported_without_training_again(scripted):
 
 
 def test_a_factory_makes_the_model_where_the_config_is_not_kept(scripted, tmp_path):
-    path, script, contents = scripted
+    _, script, contents = scripted
     why = "Block cannot be serialised: NotImplementedError"
     manifest = {**contents.manifest, "model": {"config": None, "why": why},
                 "user_code": {"main": str(script)}}  # fmt: skip
@@ -328,7 +328,7 @@ HOSTILE = {
 
 
 def test_hostile_bundles_are_refused_before_tensorflow_is_touched(bundle, tmp_path):
-    path, contents = bundle
+    _, contents = bundle
     for slug, config in HOSTILE.items():
         recorded.write(tmp_path / slug, replace(contents, model={"config": config}))
     cut = recorded.write(tmp_path / "damaged-bundle", contents)
@@ -354,7 +354,7 @@ def test_hostile_bundles_are_refused_before_tensorflow_is_touched(bundle, tmp_pa
         """)],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    assert [line.split(" | ")[0] for line in told.splitlines()] == [
+    assert [line.partition(" | ")[0] for line in told.splitlines()] == [
         *HOSTILE, "damaged-bundle", "unfinished-bundle",
     ]  # fmt: skip
     assert "doctor salvage" in told.splitlines()[-1]

@@ -56,6 +56,7 @@ def with_sample_losses(trace: Trace, values: list[float]) -> Trace:
             ordinary_high=math.inf, **tensor([value, 2.0]),
         )  # fmt: skip
     along(builder, step, [2.0, 1.5, math.inf, 1e9])
+    went(builder, [2.0, 0.5, math.inf])
     builder.describe(**trace.context)
     return builder.build()
 
@@ -68,6 +69,17 @@ def along(builder: TraceBuilder, step: int, losses: list[float]) -> None:
     builder.add(
         "attempts", trial="lower-rate", setting="divisor", value=30.0, outcome="finite", detail="$"
     )
+
+
+def went(builder: TraceBuilder, losses: list[float]) -> None:
+    """Add what was recorded of so many training steps, and what came of them again."""
+    for place, loss in enumerate(losses):
+        for source in ("recorded", "rolled", "watched"):
+            builder.add(
+                "history", step=7 + place, source=source, loss=loss, measured=True,
+                learning_rate=loss, loss_scale=loss, gradient_norm=loss,
+            )  # fmt: skip
+    builder.describe(recorded={"first_bad": 8, "failing": 9})
 
 
 def healthy() -> Trace:
@@ -122,6 +134,7 @@ def extreme() -> Trace:
             ordinary_low=0.0 if index % 2 else abs(value), ordinary_high=abs(value), **moved,
         )  # fmt: skip
     along(builder, 0, list(ENDS))
+    went(builder, list(ENDS))
     return builder.build()
 
 
@@ -138,6 +151,7 @@ def figures() -> pytest.MarkDecorator:
 def test_the_most_telling_picture_comes_first() -> None:
     assert [figure.name for figure in all_figures()] == [
         "magnitude-spectrum",
+        "history",
         "chain",
         "gradient-norm",
         "update-ratio",

@@ -1,4 +1,4 @@
-"""Does the recorded run come again to the bit, and is the step that went wrong first the one seen?"""
+"""Does the recorded run come again to the bit, and is the step that went wrong first found?"""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def test_a_step_without_a_recorded_loss_is_not_compared():
 
 
 def test_weights_lost_before_the_loss_shows_it_are_seen_where_they_were_lost(keras, tmp_path):
-    """The fused ReLU turns the NaN of one cell into 0: the loss stays finite, the kernel does not."""
+    """The fused ReLU turns the NaN of a cell into 0: the loss stays finite, the kernel does not."""
     model = layered(keras)
     model.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=False)
     data = batches(6)
