@@ -144,7 +144,7 @@ def _in_child(
             [str(work / "request.json"), str(os.getpid())],
             place=supervision.PlaceFile(work / PLACE),
             log=work / "log.txt",
-            environment=_environment(os.environ),
+            environment={**_recorded_flags(request), **_environment(os.environ)},
             time_limit=time_limit,
             memory_limit=memory_limit,
             on_tick=on_tick,
@@ -173,6 +173,14 @@ def _warm_up() -> None:
     with suppress(Exception):
         all_figures()
         all_rules()
+
+
+def _recorded_flags(request: Request) -> dict[str, str]:
+    """Return what the run that died ran under, for what is not set here."""
+    from divergence_doctor.checkpoints import choose
+
+    path = Path(request.checkpoint)
+    return choose(path, request.options()).environment(path)
 
 
 def _environment(whole: Mapping[str, str]) -> dict[str, str]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def variables(model: Any) -> list[Variable]:
     """Return the model's state as a bundle keeps it, copied."""
     import keras
+    from keras.src.backend.common import global_state
 
     inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     known: set[int] = set()
@@ -42,6 +43,8 @@ def variables(model: Any) -> list[Variable]:
     metrics = {id(variable) for variable in model.metrics_variables}
     add(model.weights, "weight")
     add([v for v in model.variables if id(v) not in metrics], "seed")
+    drawn = global_state.get_global_attribute("global_seed_generator")
+    add([] if drawn is None else [drawn.state], "seed")
     add(model.metrics_variables, "metric")
     if model.optimizer is not None:
         inside = {id(variable) for variable in inner.variables}

@@ -109,6 +109,12 @@ class Checkpoint(ABC):
         )
 
     @classmethod
+    def environment(cls, path: Path) -> dict[str, str]:
+        """Return flags of TensorFlow that the training ran under and that bear on numbers."""
+        del path
+        return {}
+
+    @classmethod
     @abstractmethod
     def open(cls, path: Path, options: OpenOptions) -> Opened:
         """Open the checkpoint as a compiled model.
@@ -225,6 +231,10 @@ def _look(path: Path) -> str:
 
 def _why(path: Path) -> str:
     if path.is_dir():
+        bundles = sorted(path.glob("crash-*/manifest.json"))
+        if bundles:
+            count = f"{len(bundles)} crash bundle{'s' * (len(bundles) > 1)}"
+            return f"it holds {count}: name one, {clean(str(bundles[-1].parent))}"
         if (path / "config.json").exists():
             return "an unpacked .keras archive is not read; zip its files again"
         return "it holds no tf.train.Checkpoint (no checkpoint file, no *.index)"

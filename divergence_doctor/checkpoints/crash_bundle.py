@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,15 @@ if TYPE_CHECKING:
 MANIFEST: Final = "manifest.json"
 REASON: Final = "reason.json"
 _PARTIAL: Final = ".partial"
+#: Flags that may be set as a stranger's bundle says: others name files and libraries to load.
+_FLAGS: Final = (
+    "TF_ENABLE_ONEDNN_OPTS",
+    "TF_DETERMINISTIC_OPS",
+    "TF_CUDNN_DETERMINISTIC",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+    "OMP_NUM_THREADS",
+)
 #: Roles of an optimizer's variables.
 _OPTIMIZER: Final = ("optimizer", "loss-scale")
 #: Last part of the path of an optimizer's first variable.
@@ -80,6 +90,16 @@ class CrashBundle(Checkpoint):
             fix=f"name the batch of training step {_failing(bundle)} after it:"
             f" doctor replay {clean(str(path))} batch.npz",
         )
+
+    @classmethod
+    def environment(cls, path: Path) -> dict[str, str]:
+        """Return the recorded flags that are plain numbers; see the base class."""
+        recorded = _part(open_bundle(path), "environment")
+        return {
+            name: str(recorded[name])
+            for name in _FLAGS
+            if re.fullmatch(r"\d{1,4}", str(recorded.get(name, "")))
+        }
 
     @classmethod
     def preflight(cls, path: Path, options: OpenOptions) -> None:

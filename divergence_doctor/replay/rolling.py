@@ -14,11 +14,18 @@ from typing import TYPE_CHECKING, Any, Final, final
 import numpy as np
 
 from divergence_doctor.errors import DoctorError
+from divergence_doctor.replay import _seams as seams
 from divergence_doctor.replay.engine import learning_rate_of, loss_scale_of, run_step
 from divergence_doctor.replay.execution import bad_variable, compiled
 from divergence_doctor.replay.feeding import match, tensors
 from divergence_doctor.replay.outcome import SMALL, UNDECIDED
-from divergence_doctor.replay.state import Snapshot, innermost, optimizers_of
+from divergence_doctor.replay.state import (
+    Snapshot,
+    innermost,
+    optimizers_of,
+    slot_variables,
+)
+from divergence_doctor.rules import may_be_negative
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +35,8 @@ if TYPE_CHECKING:
 
 #: Steps before the failing one whose gradients and layers are measured.
 LEADING: Final = 8
+#: Below zero by rounding, as a part of the largest element, as the flight recorder sees it.
+_ROUNDING: Final = 1e-6
 
 
 @final
@@ -205,6 +214,8 @@ class Rolling:
         self._progress = progress
         self._start = Snapshot(model)
         self._function: Callable[[Any], Any] | None = None
+        #: What unseeded ``keras.random`` calls drew from when the step was traced.
+        self._drawn_from: Any = None
         #: Why the step does not run in the recorded mode; empty where it does.
         self.fallback = ""
 
@@ -279,6 +290,8 @@ class Rolling:
         self._start.restore()
         self._generators.restore()
         with compiled():
+            if seams.global_seed_state() is not self._drawn_from:
+                self._function = None
             function = self._function or self._make()
             before = None
             for one in self._recording.steps:
@@ -287,6 +300,7 @@ class Rolling:
                 self._progress(f"training step {one.step}")
                 rolled = self._step(one, function, fresh=self._begins(before, one.step))
                 before = one.step
+                self._drawn_from = seams.global_seed_state()
                 yield rolled
                 if rolled.raised:
                     return
@@ -324,7 +338,7 @@ class Rolling:
             step_loss=_apart(before, after),
             learning_rate=rate,
             loss_scale=scale,
-            bad_variable=bad_variable(self.model),
+            bad_variable=bad_variable(self.model) or _impossible_slot(self.model),
             raised=ran.raised,
             raised_type=ran.raised_type,
         )
@@ -339,6 +353,16 @@ class Rolling:
         held: Any = getattr(optimizer, "_learning_rate", None)
         if hasattr(held, "assign") and np.float32(rate) != np.float32(float(held)):
             held.assign(rate)
+
+
+def _impossible_slot(model: Any) -> str:
+    """Return the first slot that keeps squares and holds a number below zero; or empty."""
+    for variable, path, optimizer in slot_variables(model):
+        if not may_be_negative("slots", path, optimizer):
+            values = seams.values_of(variable)
+            if values.size and float(values.min()) < -_ROUNDING * (1 + float(values.max())):
+                return path
+    return ""
 
 
 def _mean(model: Any) -> tuple[float, float]:

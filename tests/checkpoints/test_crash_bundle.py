@@ -222,7 +222,7 @@ def scripted(keras, tmp_path):
     script = tmp_path / "train_mine.py"
     script.write_text(SCRIPT, encoding="utf-8")
     space = {"__name__": "__main__"}
-    exec(compile(SCRIPT.split("if __name__")[0], str(script), "exec"), space)  # noqa: S102
+    exec(compile(SCRIPT.partition("if __name__")[0], str(script), "exec"), space)  # noqa: S102
     contents = recorded.train(space["build"](), batches(3), snapshot=2)
     code = {
         "main": str(script), "sha256": "0" * 64, "modules": ["__main__"],
@@ -360,3 +360,22 @@ def test_hostile_bundles_are_refused_before_tensorflow_is_touched(bundle, tmp_pa
     assert "doctor salvage" in told.splitlines()[-1]
     with pytest.raises(RefusedError):
         opened(unfinished)
+
+
+def test_only_flags_that_are_numbers_are_taken_over_from_a_bundle(keras, tmp_path):
+    contents = recorded.train(drawing(keras), batches(2), snapshot=0)
+    said = {
+        "TF_ENABLE_ONEDNN_OPTS": "0", "OMP_NUM_THREADS": "3", "TF_DETERMINISTIC_OPS": "1; rm",
+        "TF_PLUGGABLE_DEVICE_LIBRARY_PATH": "evil.so", "XLA_FLAGS": "--xla_dump_to=/etc",
+    }  # fmt: skip
+    manifest = {**contents.manifest, "environment": said}
+    path = rewritten(tmp_path, contents, manifest=manifest)
+    flags = choose(path, OpenOptions()).environment(path)
+    assert flags == {"TF_ENABLE_ONEDNN_OPTS": "0", "OMP_NUM_THREADS": "3"}
+
+
+def test_the_folder_of_all_bundles_names_the_latest(bundle):
+    path, _ = bundle
+    with pytest.raises(CheckpointError) as caught:
+        choose(path.parent, OpenOptions())
+    assert caught.value.why == f"it holds 1 crash bundle: name one, {path}"

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SCRIPT = '''
 import sys
@@ -130,7 +133,9 @@ def report(folder: Path) -> dict:
 
 @pytest.mark.slow
 def test_a_functional_model_fitted_on_arrays(doctor, crashed, elsewhere):
-    said = doctor("replay", bundle_of(crashed, "functional"), "--fail-on-divergence", "--out", "out")
+    said = doctor(
+        "replay", bundle_of(crashed, "functional"), "--fail-on-divergence", "--out", "out"
+    )
     assert said.status == 3, said.err
     told = report(elsewhere / "out")
     assert (told["diagnosis"]["cause"], told["diagnosis"]["confirmed"]) == ("bad-input", True)

@@ -10,6 +10,7 @@ import pytest
 
 from divergence_doctor.checkpoints import OpenOptions, Recording, open_checkpoint
 from divergence_doctor.errors import UsageError
+from divergence_doctor.replay import _seams as seams
 from divergence_doctor.replay.generators import Generators
 from divergence_doctor.replay.rolling import Rolled, Rolling, compare, ulps
 from tests import recorded
@@ -306,10 +307,53 @@ def test_numbers_drawn_outside_of_the_model_come_again_too(keras, tmp_path):
     assert rolling.course().equality.sentence == "2 of 2 losses equal to the bit"
 
 
-def test_states_that_make_no_sense_are_left_out():
-    for told in ({}, {"python": [3, "x", None], "numpy": {"state": 3}, "tf_global_seed": "7"},
-                 {"python": [3, [1] * 3, None], "numpy": [1, 2], "tf_global_generator": [[1]]},
-                 {"python": {"a": 1}, "numpy": {"bit_generator": "PCG", "state": {"key": [1] * 624,
-                  "pos": 1}, "has_gauss": 0, "gauss": 0.0}, "tf_global_generator": ["a", "b"]},
-                 {"python": [3, [2**80] * 625, None], "tf_global_generator": [2**80, 1, 2]}):  # fmt: skip
-        assert Generators.recorded(told) == Generators()
+STATE = {"state": {"key": [1] * 624, "pos": 1}, "has_gauss": 0, "gauss": 0.0}
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {},
+        {"python": [3, "x", None], "numpy": {"state": 3}, "tf_global_seed": "7"},
+        {"python": [3, [1] * 3, None], "numpy": [1, 2], "tf_global_generator": [[1]]},
+        {"python": {"a": 1}, "numpy": {"bit_generator": "PCG", **STATE}},
+        {"python": [3, [2**80] * 625, None], "tf_global_generator": [2**80, 1, 2]},
+        {"tf_global_generator": ["a", "b"], "keras_global_seed_generator": "ab"},
+    ],
+)
+def test_states_that_make_no_sense_are_left_out(told):
+    assert Generators.recorded(told) == Generators()
+
+
+def test_unseeded_draws_of_keras_come_again_too_also_after_others_drew(keras, tmp_path):
+    @keras.saving.register_keras_serializable("rolling")
+    class Unseeded(keras.layers.Layer):
+        def call(self, x):
+            return x + 0.1 * keras.random.normal(keras.ops.shape(x))
+
+    model = layered(keras, Unseeded())
+    model.compile("sgd", "mse")
+    contents = recorded.train(model, batches(4), snapshot=2)
+    path = recorded.write(tmp_path, contents)
+    keras.backend.clear_session()
+    rolling, _ = rolling_of(path)
+    assert rolling.course().equality.sentence == "2 of 2 losses equal to the bit"
+    keras.utils.set_random_seed(99)
+    seams.forget_global_seed_generator()
+    keras.random.normal((3,))
+    assert rolling.course().equality.sentence == "2 of 2 losses equal to the bit"
+
+
+def test_a_second_moment_below_zero_is_as_bad_as_a_nan(keras, tmp_path):
+    model = layered(keras)
+    model.compile("adam", "mse")
+    contents = recorded.train(model, batches(3), snapshot=1)
+    spoilt = [
+        replace(v, array=np.full_like(v.array, -1.0)) if v.path.endswith("bias_velocity") else v
+        for v in contents.variables
+    ]
+    keras.backend.clear_session()
+    rolling, _ = rolling_of(recorded.write(tmp_path, replace(contents, variables=spoilt)))
+    course = rolling.course()
+    assert course.first_bad == 1
+    assert "velocity" in course.why or "nan" in course.why

@@ -57,19 +57,26 @@ def sentences(trace: Trace) -> tuple[str, ...]:
 
 
 def test_it_says_what_was_seen_where_it_began_and_how_it_went() -> None:
-    assert sentences(run()) == (
-        "The flight recorder saw it at training step 31: the loss of the step is nan.",
+    seen, lost, again, steps, losses, norms, layer = sentences(run())
+    assert seen == "The flight recorder saw it at training step 31: the loss of the step is nan."
+    assert lost == (
         "The run was lost before it showed: training step 30 leaves dense/kernel not finite or"
         " impossible (its loss is finite, 0.7). The weights were poisoned there by the batch"
-        " `00000030.npz`; the recorder saw it 1 step later.",
+        " `00000030.npz`; the recorder saw it 1 step later."
+    )
+    assert again == (
         "From the weights of before training step 24 the recorded batches ran again as they were"
-        " trained: 8 of 8 losses equal to the bit.",
-        "Steps 0 to 1 of this report are training steps 29 to 30.",
+        " trained: 8 of 8 losses equal to the bit."
+    )
+    assert steps == "Steps 0 to 1 of this report are training steps 29 to 30."
+    assert losses == (
         "The logged loss went from 1 at training step 0 to NaN at step 31, at learning rates of"
-        " 0.01 to 0.1.",
-        "The gradient norm was 1.5 at training step 23 and 900 at step 29.",
+        " 0.01 to 0.1."
+    )
+    assert norms == "The gradient norm was 1.5 at training step 23 and 900 at step 29."
+    assert layer == (
         "The first layer to leave its range was `b'c`, at training step 29: it put out up to 60,"
-        " and 2 at step 23.",
+        " and 2 at step 23."
     )
 
 
