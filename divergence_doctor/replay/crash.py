@@ -101,10 +101,11 @@ class Crash:
         """
         tell_watched(self.watched, self.recording, builder, builder)
         mark_left(builder)
+        again = self.fails_as_trained or builder.context.get("outcome") == "diverged"
         fidelity = dict(builder.context.get("fidelity") or {})
-        notes = [*fidelity.get("notes", ()), *self._notes()]
+        notes = [*fidelity.get("notes", ()), *self._notes(again=again)]
         builder.describe(
-            recorded=self._told(), fidelity={**fidelity, "notes": notes}, **self._outcome(builder)
+            recorded={**self._told(), "again": again}, fidelity={**fidelity, "notes": notes}, **self._outcome(builder)
         )
 
     def save(self, folder: Path, replayed: int) -> dict[str, Any]:
@@ -175,7 +176,7 @@ class Crash:
             },
         }
 
-    def _notes(self) -> list[str]:
+    def _notes(self, *, again: bool) -> list[str]:
         recording, course = self.recording, self._course
         if course is None:
             return [self._gap()]
@@ -194,7 +195,7 @@ class Crash:
             )
         if course.equality.equal < course.equality.compared:
             notes.append(self._why_not_equal(course))
-        if course.first_bad < 0 and self._failed_there:
+        if not again and self._failed_there:
             seen = recording.message or recording.trigger
             notes.append(
                 f"The recorded failure at training step {recording.failing} ({seen})"
@@ -216,7 +217,7 @@ class Crash:
         if self.recording.jit and course.mode != "xla":
             reasons.append("compiled by XLA there, which draws other random numbers")
         if self.recording.replicas > 1:
-            reasons.append(f"spread over {self.recording.replicas} replicas there")
+            reasons.append(f"spread over {self.recording.replicas} replicas there, each with masks of its own")
         if self.recording.loop == "custom":
             reasons.append("a loop of the user's own there, the model's train_step here")
         told = "; ".join(reasons) or (

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Rows that a ticket can hold; the trace has the last thousand.
 MAX_ROWS: Final = 24
+#: What the recorder saw and what is no divergence: it was asked for, or told to stop.
+_NO_FAILURE: Final = frozenset({"requested", "signal", "loss-spike"})
 
 
 def history(trace: Trace) -> History | None:
@@ -70,7 +72,7 @@ def _poisoned(told: Mapping[str, Any]) -> Iterable[str]:
     if not told.get("rolled"):
         return
     if first < 0:
-        if told.get("trigger") not in {"requested", "signal", "loss-spike"}:
+        if not told.get("again") and told.get("trigger") not in _NO_FAILURE:
             yield "The recorded failure did not come again: the same steps stay sound here."
         return
     batch = f" by the batch {quoted(str(told['batch']))}" if told.get("batch") else ""
