@@ -8,6 +8,7 @@ import sys
 import time
 import tracemalloc
 import zipfile
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from tests.bundle._forged import manifest_of, put, put_json, put_manifest, seale
 FIRST = "state/00000.npy"
 
 
-def assert_refused(path, *words: str, tmp_path=None) -> None:
+def assert_refused(path, *words: str) -> None:
     """Assert that it is refused by verify, by reading and by loading, quickly and in no memory."""
     tracemalloc.start()
     started = time.monotonic()
@@ -92,40 +93,37 @@ def test_a_manifest_that_names_what_is_not_inside_is_refused_and_nothing_is_read
         assert_refused(tiny_bundle, "manifest.json", "it lists a file of the name")
 
 
-@pytest.fixture
-def audited():
-    """Fail where something is opened that does not lie in the bundle."""
-    from contextlib import contextmanager
+class Audit:
+    """Tells what this process opens while it is asked to. A hook is there for good: only one."""
 
-    opened: list[str] = []
-    on = False
+    def __init__(self) -> None:
+        self.on = False
+        self.opened: list[str] = []
 
-    def hook(event, arguments):
-        if on and event == "open":
-            opened.append(str(arguments[0]))
-
-    sys.addaudithook(hook)
+    def hook(self, event: str, arguments: tuple[object, ...]) -> None:
+        if self.on and event == "open":
+            self.opened.append(str(arguments[0]))
 
     @contextmanager
-    def watching(bundle):
-        nonlocal on
-        on = True
+    def __call__(self, bundle):
+        """Fail where something is opened that does not lie in the bundle."""
+        self.opened.clear()
+        self.on = True
         try:
             yield
         finally:
-            on = False
-        known = {bundle.name, *(part for file in bundle.rglob("*") for part in [file.name])}
-        outside = [
-            name
-            for name in opened
-            if name.rpartition("/")[2] not in known
-            and not name.endswith((".py", ".pyc"))
-            and not name.isdigit()
-        ]
-        assert outside == []
-        assert any(name.endswith("manifest.json") for name in opened)
+            self.on = False
+        known = {bundle.name, *(file.name for file in bundle.rglob("*"))}
+        names = [name.rpartition("/")[2] for name in self.opened if not name.isdigit()]
+        assert "manifest.json" in names
+        assert [name for name in names if name not in known and ".py" not in name] == []
 
-    return watching
+
+@pytest.fixture(scope="session")
+def audited():
+    audit = Audit()
+    sys.addaudithook(audit.hook)
+    return audit
 
 
 @pytest.mark.parametrize(
