@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -18,6 +18,9 @@ from divergence_doctor.bundle import (
 )
 from tests.bundle._made import at, contents, tiny
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 KIB = 1 << 10
 #: With 64 x 64 arrays: 4 kernels of 16 KiB, 8 slots of 16 KiB, 3 batches of about 1.2 KiB.
 MADE = {"units": 64, "steps": 3, "samples": 50}
@@ -29,7 +32,7 @@ class Free(FileSystem):
     def __init__(self, free: int) -> None:
         self.free = free
 
-    def statvfs(self, path: Path) -> int:
+    def statvfs(self, path: Path) -> int:  # noqa: ARG002 - of any disk
         return self.free
 
 
