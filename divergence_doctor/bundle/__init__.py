@@ -15,6 +15,7 @@ from divergence_doctor.bundle._read import (
     is_bundle,
     open_bundle,
 )
+from divergence_doctor.bundle._salvage import salvage
 from divergence_doctor.bundle._verify import Problem, verify
 from divergence_doctor.bundle._write import write_bundle
 
@@ -30,6 +31,7 @@ __all__ = [
     "Variable",
     "is_bundle",
     "open_bundle",
+    "salvage",
     "verify",
     "write_bundle",
 ]

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from divergence_doctor.bundle._arrays import Sink
 
 _BUFFER: Final = 256 << 10
-#: Given back when the disk is full, so that the small files still fit.
 RESERVE: Final = ".reserve"
-RESERVED: Final = 64 << 10
 
 
 @final
@@ -155,10 +153,10 @@ class Draft:
                 self.spoiled = True
                 raise
 
-    def reserve(self) -> None:
-        """Set room aside for the last and smallest files, where there is any."""
+    def reserve(self, size: int) -> None:
+        """Set so many bytes aside for the last and smallest files, where there is room."""
         try:
-            self.add(RESERVE, lambda sink: sink.write(bytes(RESERVED)), listed=False)
+            self.add(RESERVE, lambda sink: sink.write(bytes(size)), listed=False)
             self._reserved = True
         except OSError:
             self._reserved = False
@@ -174,6 +172,17 @@ class Draft:
         self._unlink(self.folder / RESERVE)
         self._reserved = False
         return True
+
+    def tidy(self) -> None:
+        """Remove folders that everything was dropped from.
+
+        Raises:
+            OSError: one is there to stay; then the folder must not become a bundle.
+        """
+        used = {name.partition("/")[0] for name in self.files}
+        for subfolder in sorted(self._subfolders - used):
+            self._unlink(self.folder / subfolder)
+            self._subfolders.remove(subfolder)
 
     def sync(self) -> None:
         """Bring the names of all files to the disk.

@@ -47,6 +47,8 @@ _PER_FILE: Final = 160
 _BESIDES: Final = 4 << 10
 #: Bytes that an array takes in an archive besides its own.
 _PER_MEMBER: Final = 256
+#: Set aside for the manifest, so that a disk that fills up in the meantime has room for it.
+_RESERVED: Final = 64 << 10
 _LONGEST_WHY: Final = 200
 
 #: What a system says of a disk, or a user's share of it, that is full.
@@ -110,7 +112,7 @@ class Dump:
             OSError: the reason or the manifest cannot be written.
         """
         contents = self.contents
-        self.draft.reserve()
+        self.draft.reserve(_RESERVED if self.free is None else min(_RESERVED, self.free // 4))
         self._write_reason()
         self._optional("context", CONTEXT, lambda: encode(self._context(name)))
         self._optional("history", HISTORY, lambda: encode(_last_steps(contents.history)))
@@ -123,6 +125,7 @@ class Dump:
         self._write_state(sorted(contents.variables, key=lambda one: one.role == OPTIMIZER))
         self.draft.release()
         self._write_manifest(name)
+        self.draft.tidy()
         self.draft.sync()
 
     def _fits(self, size: int) -> bool:
@@ -254,20 +257,34 @@ class Dump:
         while True:
             text = seal(self._members(name), self.draft.files.values())
             over = self.max_bytes is not None and self.draft.size + len(text) > self.max_bytes
-            why: str | BaseException = _no_room(len(text))
+            why: str | BaseException | None = _no_room(len(text)) if over else None
             if not over or not self._groups:
-                try:
-                    self.draft.add(MANIFEST, partial(_put, text), listed=False)
-                except OSError as error:
-                    if not self._groups or self.draft.spoiled:
-                        raise
-                    why = error
-                else:
-                    return
+                why = self._try_manifest(text)
+            if why is None:
+                return
             group = self._least()
             self._groups.remove(group)
             self.draft.drop(group.files)
             self._leave_out(group.what, why, group.files)
+
+    def _try_manifest(self, text: bytes) -> OSError | None:
+        """Write the manifest, or return why the disk has no room for it.
+
+        Raises:
+            OSError: there is nothing left that could make room, or that is not what is wrong.
+        """
+        try:
+            self.draft.add(MANIFEST, partial(_put, text), listed=False)
+        except OSError as error:
+            if error.errno in _FULL and self._groups:
+                return error
+            if self.draft.spoiled:
+                raise
+        else:
+            return None
+        # Once more: a whole bundle hangs on it.
+        self.draft.add(MANIFEST, partial(_put, text), listed=False)
+        return None
 
     def _least(self) -> _Group:
         # Of equals the one that was written last: the oldest batch.

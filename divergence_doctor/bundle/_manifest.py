@@ -32,6 +32,10 @@ MAX_FILES: Final = 100_000
 MAX_REASON: Final = 64 << 10
 MAX_JSON: Final = 64 << 20
 
+#: What a bundle's arrays are called.
+BATCH_FILE: Final = re.compile(r"batches/\d{8,12}\.npz", re.ASCII)
+STATE_FILE: Final = re.compile(r"state/\d{5,9}\.npy", re.ASCII)
+
 _TAIL: Final = re.compile(rb' "sha256": "([0-9a-f]{64})"\n\}\n')
 _TAIL_LENGTH: Final = len(' "sha256": ""\n}\n') + 64
 #: Plain names, at most one folder deep: nothing that leads out of the bundle or hides in it.

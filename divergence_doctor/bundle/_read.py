@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, final
@@ -17,6 +16,7 @@ from divergence_doctor.bundle._dtypes import from_stored, storable, stored_as
 from divergence_doctor.bundle._folder import NotPlainError, opened, read
 from divergence_doctor.bundle._json import decode, number
 from divergence_doctor.bundle._manifest import (
+    BATCH_FILE,
     HISTORY,
     MANIFEST,
     MAX_JSON,
@@ -24,6 +24,7 @@ from divergence_doctor.bundle._manifest import (
     MODEL,
     REASON,
     STATE,
+    STATE_FILE,
     NewerError,
     unseal,
 )
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
     from divergence_doctor.bundle._draft import Entry
 
 _LONGEST: Final = 64 << 10
-_BATCH_FILE: Final = re.compile(r"batches/\d{8,12}\.npz", re.ASCII)
-_STATE_FILE: Final = re.compile(r"state/\d{5,9}\.npy", re.ASCII)
 #: What a mended copy of a bundle takes.
 _FIX: Final = "copy it again from where it was written, or save what is whole: doctor salvage"
 
@@ -342,7 +341,7 @@ def _batches(path: Path, listed: Any, files: Mapping[str, Entry]) -> tuple[Store
         step, file = item.get("step"), item.get("file")
         if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 1 << 62:
             raise ValueError(f"one of its batches has the step {step!r:.40}")
-        if not isinstance(file, str) or _BATCH_FILE.fullmatch(file) is None or file not in files:
+        if not isinstance(file, str) or BATCH_FILE.fullmatch(file) is None or file not in files:
             raise ValueError(f"the batch of step {step} has no file")
         before = item.get("before_snapshot") is True
         found.append(StoredBatch(step, path / file, item.get("structure"), before))
@@ -373,7 +372,7 @@ def _told(item: Any) -> dict[str, Any]:
         text = item.get(key)
         if not isinstance(text, str) or len(text) > _LONGEST:
             raise ValueError(f"one of its variables lacks its {key}")
-    if _STATE_FILE.fullmatch(item["file"]) is None:
+    if STATE_FILE.fullmatch(item["file"]) is None:
         raise ValueError(f"one of its variables lies in {item['file']!r:.120}")
     if not storable(item["dtype"]):
         raise ValueError(f"the variable in {item['file']} has the dtype {item['dtype']!r:.40}")

@@ -35,10 +35,7 @@ def give_up(fs: FileSystem, partial: Path) -> bool:
         Whether it was left.
     """
     _given_up.add(partial.name)
-    try:
-        if REASON in fs.listdir(partial):
-            return True
-    except OSError:
+    if _says_why(partial):
         return True
     remove(fs, partial)
     return False
@@ -63,7 +60,7 @@ def sweep(fs: FileSystem, root: Path, ours: Name, *, keep: int) -> None:
             with suppress(OSError):
                 fs.rename(root / name, root / f"{TRASH}{name}")
                 remove(fs, root / f"{TRASH}{name}")
-        for name in _left_behind(fs, root, names, ours, keep):
+        for name in _left_behind(root, names, ours, keep):
             remove(fs, root / name)
 
 
@@ -93,7 +90,7 @@ def _surplus(names: list[str], ours: Name, keep: int) -> list[str]:
     return [name for _, _, name in older[: max(len(older) - (max(keep, 1) - 1), 0)]]
 
 
-def _left_behind(fs: FileSystem, root: Path, names: list[str], ours: Name, keep: int) -> list[str]:
+def _left_behind(root: Path, names: list[str], ours: Name, keep: int) -> list[str]:
     """Return the unfinished folders that nobody writes any more and nothing can be had from."""
     over = [
         (found.stamp, found.sequence, name)
@@ -103,13 +100,16 @@ def _left_behind(fs: FileSystem, root: Path, names: list[str], ours: Name, keep:
         and (name in _given_up or _is_over(found, ours))
     ]
     over.sort(reverse=True)
-    told = [name for _, _, name in over if _says_why(fs, root / name)]
+    told = [name for _, _, name in over if _says_why(root / name)]
     return [name for _, _, name in over if name not in told[: max(keep, 1)]]
 
 
-def _says_why(fs: FileSystem, partial: Path) -> bool:
+def _says_why(partial: Path) -> bool:
+    """Say whether something may be had from an unfinished folder."""
     try:
-        return REASON in fs.listdir(partial)
+        return (partial / REASON).stat().st_size > 0
+    except FileNotFoundError:
+        return False
     except OSError:
         return True
 

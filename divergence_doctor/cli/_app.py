@@ -8,7 +8,18 @@ from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
-from divergence_doctor.cli import check, env, explain, inspect, replay, report, rules, run
+from divergence_doctor.cli import (
+    check,
+    env,
+    explain,
+    inspect,
+    replay,
+    report,
+    rules,
+    run,
+    salvage,
+    verify,
+)
 from divergence_doctor.errors import DoctorError
 
 INTERRUPTED: Final = 130
@@ -26,6 +37,8 @@ app.command("run", context_settings=run.CONTEXT)(run.run)
 app.command("report")(report.report)
 app.command("inspect")(inspect.inspect)
 app.command("check")(check.check)
+app.command("verify")(verify.verify)
+app.command("salvage")(salvage.salvage)
 app.command("rules")(rules.rules)
 app.command("explain")(explain.explain)
 app.command("env")(env.env)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-COMMANDS = ["replay", "report", "inspect", "check", "rules", "explain", "env"]
+COMMANDS = [
+    *("replay", "report", "inspect", "check", "verify", "salvage"),
+    *("rules", "explain", "env"),
+]
 HEAVY = ("tensorflow", "keras", "matplotlib", "h5py", "numpy", "pandas", "jinja2", "rich")
 
 
