@@ -257,20 +257,34 @@ class Dump:
         while True:
             text = seal(self._members(name), self.draft.files.values())
             over = self.max_bytes is not None and self.draft.size + len(text) > self.max_bytes
-            why: str | BaseException = _no_room(len(text))
+            why: str | BaseException | None = _no_room(len(text)) if over else None
             if not over or not self._groups:
-                try:
-                    self.draft.add(MANIFEST, partial(_put, text), listed=False)
-                except OSError as error:
-                    if not self._groups or self.draft.spoiled:
-                        raise
-                    why = error
-                else:
-                    return
+                why = self._try_manifest(text)
+            if why is None:
+                return
             group = self._least()
             self._groups.remove(group)
             self.draft.drop(group.files)
             self._leave_out(group.what, why, group.files)
+
+    def _try_manifest(self, text: bytes) -> OSError | None:
+        """Write the manifest, or return why the disk has no room for it.
+
+        Raises:
+            OSError: there is nothing left that could make room, or that is not what is wrong.
+        """
+        try:
+            self.draft.add(MANIFEST, partial(_put, text), listed=False)
+        except OSError as error:
+            if error.errno in _FULL and self._groups:
+                return error
+            if self.draft.spoiled:
+                raise
+        else:
+            return None
+        # Once more: a whole bundle hangs on it.
+        self.draft.add(MANIFEST, partial(_put, text), listed=False)
+        return None
 
     def _least(self) -> _Group:
         # Of equals the one that was written last: the oldest batch.

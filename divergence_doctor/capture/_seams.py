@@ -31,7 +31,7 @@ def train_function(model: Any) -> Callable[[Any], Any] | None:
     return getattr(model, "train_function", None)
 
 
-def set_train_function(model: Any, function: Callable[[Any], Any]) -> None:
+def set_train_function(model: Any, function: Callable[[Any], Any] | None) -> None:
     """Have ``fit`` and ``train_on_batch`` call another function."""
     model.train_function = function
 
@@ -92,6 +92,13 @@ def trace_ahead(function: Callable[[Any], Any], iterator: Any) -> bool:
         )
     )
     return True
+
+
+def is_tensorflow_iterator(iterator: Any) -> bool:
+    """Say whether an iterator is one that Keras reads inside of a graph."""
+    import tensorflow as tf
+
+    return isinstance(iterator, tf.data.Iterator | tf.distribute.DistributedIterator)
 
 
 def fit_arguments() -> dict[str, Any]:

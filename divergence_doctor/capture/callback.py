@@ -136,6 +136,19 @@ class FlightRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._signals.remove()
         self.recorder.end()
 
+    @contextmanager
+    def train_on_batch(self, model: Any) -> Iterator[None]:
+        """Watch the ``train_on_batch`` that runs inside: a step, and none that ends the loop."""
+        recorder = self.recorder
+        if recorder.loop != "train_on_batch" or self._installation is None:
+            _check_writable(recorder.options.directory)
+            self.set_model(model)
+            recorder.begin([model], loop="train_on_batch")
+            self._installation = Installation(recorder, model)
+            self._signals.install()
+        self._installation.stay()
+        yield
+
     # ------------------------------------------------------------------- in a loop of one's own
 
     @contextmanager

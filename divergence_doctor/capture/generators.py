@@ -30,7 +30,7 @@ class Generators:
         return cls(
             python=random.getstate(),
             numpy=dict(state),
-            tf_global_generator=None if generator is None else np.array(generator.state),
+            tf_global_generator=None if generator is None else np.array(generator.state.numpy()),
             tf_global_seed=seams.tensorflow_seed(),
             tf_op_seeds=seams.tensorflow_op_seeds(),
         )

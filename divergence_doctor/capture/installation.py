@@ -7,7 +7,7 @@ them on as a plain Python iterator, which Keras takes step by step.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from divergence_doctor.capture import _seams as seams
 
@@ -29,30 +29,52 @@ class Installation:
     def __init__(self, recorder: Recorder, model: Any) -> None:
         self._recorder = recorder
         self._model = model
-        self._original: Callable[[Any], Any] | None = None
+        self._before: Callable[[Any], Any] | None = None
         self._installed: Callable[[Any], Any] | None = None
 
     def install(self) -> None:
         """Take the place of the train function, until :meth:`remove` or the next ``fit``."""
-        original = seams.train_function(self._model)
-        if original is None or isinstance(original, _TrainFunction):
+        if self._take_place():
+            seams.shadow_make_train_function(self._model, self._go_before)
+
+    def stay(self) -> None:
+        """Take the place of the train function as soon as it is made, for good.
+
+        ``train_on_batch`` makes it and calls it at once, and nobody says which call is the last.
+        """
+        held = seams.train_function(self._model)
+        if isinstance(held, _TrainFunction) and held is self._installed:
             return
-        self._original = original
-        self._installed = _TrainFunction(self._recorder, self._model, original)
-        seams.set_train_function(self._model, self._installed)
-        seams.shadow_make_train_function(self._model, self._make_train_function)
+        if not self._take_place():
+            seams.shadow_make_train_function(self._model, self._make_and_take_place)
 
     def remove(self) -> None:
         """Put the train function back, where the one in its place is still ours."""
         seams.unshadow_make_train_function(self._model)
-        if self._original is not None and seams.train_function(self._model) is self._installed:
-            seams.set_train_function(self._model, self._original)
-        self._original = self._installed = None
+        if self._installed is not None and seams.train_function(self._model) is self._installed:
+            seams.set_train_function(self._model, self._before)
+        self._before = self._installed = None
 
-    def _make_train_function(self, *args: Any, **kwargs: Any) -> Any:
+    def _take_place(self) -> bool:
+        before = seams.train_function(self._model)
+        if before is None:
+            return False
+        original = before.original if isinstance(before, _TrainFunction) else before
+        self._before = before
+        self._installed = _TrainFunction(self._recorder, self._model, original)
+        seams.set_train_function(self._model, self._installed)
+        return True
+
+    def _go_before(self, *args: Any, **kwargs: Any) -> Any:
         """Go before the next ``fit``: the one we were asked for ended by an exception."""
         self.remove()
         return self._model.make_train_function(*args, **kwargs)
+
+    def _make_and_take_place(self, *args: Any, **kwargs: Any) -> Any:
+        seams.unshadow_make_train_function(self._model)
+        made = self._model.make_train_function(*args, **kwargs)
+        self._take_place()
+        return made
 
 
 @final
@@ -62,7 +84,7 @@ class _TrainFunction:
     def __init__(self, recorder: Recorder, model: Any, original: Callable[[Any], Any]) -> None:
         self._recorder = recorder
         self._model = model
-        self._original = original
+        self.original: Final = original
         self._own = seams.has_own_train_function(model)
         self._traced = False
 
@@ -75,22 +97,34 @@ class _TrainFunction:
             self._trace(iterator)
         batches = list(_taken(iterator, self._model.steps_per_execution))
         if not batches:
-            raise StopIteration
+            return self._run_out(iterator)
         recorder = self._recorder
         try:
-            logs = self._original(recorder.around(batches))
+            logs = self.original(recorder.around(batches))
         except Exception as error:
             recorder.raised(error)
             raise
         recorder.after(logs)
         return logs
 
+    def _run_out(self, iterator: Any) -> Any:
+        """Let Keras find out that the data have ended.
+
+        In a graph the step has begun by then: the optimizer counts it, and random generators move
+        on. Whatever that changes it must change here too, and the copy of the state is no longer
+        one to roll forward from.
+        """
+        self._recorder.invalidate()
+        if not seams.is_tensorflow_iterator(iterator):
+            raise StopIteration
+        return self.original(iterator)
+
     def _unseen(self, iterator: Any) -> Any:
         """Run an execution whose batches nobody but the model's own train function may take."""
         recorder = self._recorder
         recorder.before(None)
         try:
-            logs = self._original(iterator)
+            logs = self.original(iterator)
         except StopIteration:
             recorder.nothing()
             raise
@@ -102,7 +136,7 @@ class _TrainFunction:
 
     def _trace(self, iterator: Any) -> None:
         try:
-            seams.trace_ahead(self._original, iterator)
+            seams.trace_ahead(self.original, iterator)
         except LookupError:
             # Then it is traced from the batches, which costs a second trace and no more.
             return

@@ -91,6 +91,8 @@ class Recorder:
         self._ring_bytes = 0
         self._listed: list[Watched] = []
         self._relist_in = 0
+        #: The slots of an optimizer come with its first step: the copy from before is without them.
+        self._provisional = False
         self._step_loss: StepLoss | None = None
         self._scale: LossScale | None = None
         self._read: tuple[float | None, float | None] = (None, None)
@@ -133,11 +135,12 @@ class Recorder:
 
     def invalidate(self) -> None:
         """Have the state copied anew before the next step: something else may have changed it."""
-        self.snapshot.forget()
-        self._relist_in = 0
-        self._epoch_begins = True
-        if self._step_loss is not None:
-            self._step_loss.settle()
+        with self._guarded():
+            self.snapshot.forget()
+            self._relist_in = 0
+            self._epoch_begins = True
+            if self._step_loss is not None:
+                self._step_loss.settle()
 
     def epoch_begins(self, epoch: int) -> None:
         """Take note of a new epoch: Keras has reset the metrics, and callbacks may do anything."""
@@ -252,6 +255,7 @@ class Recorder:
         suited, self._epoch_begins = self._epoch_begins, False
         if (
             self.snapshot.step is None
+            or self._provisional
             or self._ring_bytes > self.options.ring_bytes
             or self.pace.is_due(suited=suited)
         ):
@@ -274,11 +278,14 @@ class Recorder:
             self._listed = watched(self.models, self.optimizers)
             self._relist_in = _RELIST
         self._relist_in -= 1
+        optimizers = every_optimizer(self.models, self.optimizers)
+        self._provisional = not all(getattr(one, "built", True) for one in optimizers)
         built = any(one.role == "weight" for one in self._listed)
         found = self.snapshot.take(self._listed, self.step, self.epoch) if built else None
-        if not built:
-            # A model that its first step builds: the next one finds the variables.
+        if not built or self._provisional:
+            # What the first step builds, the next one finds.
             self._relist_in = 0
+        if not built:
             return None
         failure = None
         if found is None:

@@ -16,6 +16,7 @@ from divergence_doctor.cli import (
     replay,
     report,
     rules,
+    run,
     salvage,
     verify,
 )
@@ -32,6 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("replay")(replay.replay)
+app.command("run", context_settings=run.CONTEXT)(run.run)
 app.command("report")(report.report)
 app.command("inspect")(inspect.inspect)
 app.command("check")(check.check)
@@ -65,8 +67,11 @@ def doctor(
 def main() -> NoReturn:
     """Run the command line; the one place where an error becomes its message."""
     signal.signal(signal.SIGTERM, _end)
+    handed = None
     try:
         app()
+    except run.HandOver as leaving:
+        handed = leaving
     except DoctorError as error:
         print(error, file=sys.stderr)  # noqa: T201 - plain text on standard error
         sys.exit(error.exit_status)
@@ -79,6 +84,9 @@ def main() -> NoReturn:
     except Exception as error:  # noqa: BLE001 - the last door: a user sees no traceback
         _tell_bug(error)
         sys.exit(BUG)
+    if handed is not None:
+        # A user's script ends in its own way: no door of ours is round it.
+        run.hand_over(handed)
     sys.exit(0)
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 _LONGEST: Final = 400
 _MOST_FILES: Final = 3
+#: What one variable of a role is called, where the role itself is no noun.
+_NOUNS: Final = {"optimizer": "optimizer slot", "other": "variable", "loss-scale": "loss scale"}
 
 
 def lines(bundle: Bundle) -> Iterator[str]:
@@ -53,9 +55,11 @@ def _state(bundle: Bundle) -> str:
     from collections import Counter
 
     roles = Counter(clean(variable.role, 40) for variable in bundle.variables)
-    told = ", ".join(_count(count, role) for role, count in roles.items())
+    told = ", ".join(_count(count, _NOUNS.get(role, role)) for role, count in roles.items())
     before = bundle.manifest.get("snapshot_step")
-    return told + (f", from before step {before}" if isinstance(before, int) else "")
+    told += f", from before step {before}" if isinstance(before, int) else ""
+    missing = len(bundle.absent)
+    return told + (f"; {missing:,} {'is' if missing == 1 else 'are'} missing" if missing else "")
 
 
 def _why_no_model(bundle: Bundle) -> str:

@@ -21,7 +21,7 @@ def salvage(
         Path | None, typer.Option(help="The bundle to make. [default: <its name>-salvaged]")
     ] = None,
 ) -> None:
-    """Save what is whole in an interrupted dump, or a damaged bundle, as a bundle."""
+    """Save what is whole in an interrupted dump as a bundle."""
     from divergence_doctor._clean import clean
     from divergence_doctor.bundle import open_bundle
     from divergence_doctor.bundle import salvage as save
@@ -30,9 +30,10 @@ def salvage(
 
     made = save(partial, out if out is not None else Path(_default_name(partial)))
     screen = Screen()
-    screen.text(f"✓ What is whole in {clean(partial.name)} is now the bundle {clean(str(made))}")
+    screen.text(f"✓ What is whole of it is now {clean(str(made))}", "green")
     for line in lines(open_bundle(made)):
         screen.text(line)
+    screen.text(f"Look closer: doctor verify {clean(str(made))}")
     screen.show()
 
 

@@ -22,7 +22,7 @@ def verify(
     *,
     json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")] = False,
 ) -> None:
-    """Compare every file of a crash bundle with its hash; exit 4 when one differs."""
+    """Compare every file of a crash bundle with its hash."""
     from divergence_doctor._clean import clean
     from divergence_doctor.bundle import open_bundle
     from divergence_doctor.bundle import verify as compare

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from divergence_doctor.bundle import FileSystem
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CALLS = ("open", "write", "fsync", "rename", "mkdir", "unlink", "statvfs", "listdir")
 
@@ -48,7 +51,7 @@ class Failing(Counting):
         self.code = code
         self.on = on
 
-    def before(self, call: str) -> None:
+    def before(self, call: str) -> None:  # noqa: ARG002 - of any call
         count = len(self.calls)
         if count == self.number or (self.on and count > self.number):
             raise OSError(self.code, os.strerror(self.code))
@@ -74,6 +77,7 @@ class Killing(Counting):
         self.names: dict[int, Path] = {}
 
     def after(self, call: str, *arguments: object) -> None:
+        """Tell of what was brought to the disk, and end where it is time."""
         if call == "open":
             self.names[arguments[-1]] = arguments[0]
         if call == "fsync":

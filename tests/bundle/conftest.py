@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bundle._made import HOST, at, contents, tiny
-
 from divergence_doctor.bundle import write_bundle
+from tests.bundle._made import HOST, at, contents, tiny
 
 ROOT = Path(__file__).parents[2]
 MEMORY = Path("/dev/shm")  # noqa: S108 - a folder that needs no fsync
@@ -29,7 +28,7 @@ def swift(tmp_path):
         yield Path(folder)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run():
     """Run a module of the tests as a process of its own, and return the JSON that it prints."""
 

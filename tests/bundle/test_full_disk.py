@@ -2,52 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-
 import pytest
 
-
-def own_mounts() -> tuple[str, ...]:
-    """Return the command under which a process may mount what only it sees; else skip."""
-    why = "there is no unshare"
-    if shutil.which("unshare") and shutil.which("mount"):
-        # As root, or else as root of a namespace of one's own.
-        for command in (("unshare", "--mount"), ("unshare", "--mount", "--map-root-user")):
-            tried = subprocess.run(
-                [*command, "mount", "-t", "tmpfs", "-o", "size=64k", "none", "/mnt"],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if tried.returncode == 0:
-                return command
-            why = tried.stderr.strip()
-    pytest.skip(f"no small disk can be mounted here: {why}")
+from tests.bundle._mounts import own_mounts
 
 
 @pytest.fixture(scope="module")
-def disks(tmp_path_factory):
+def disks(tmp_path_factory, run):
     """What became of the same bundle on disks of 4 KiB to 4 MiB."""
-    import json
-    import sys
-
-    from tests.bundle.conftest import ROOT
-
-    command = own_mounts()
-    folder = tmp_path_factory.mktemp("disks")
-    done = subprocess.run(
-        [*command, sys.executable, "-m", "tests.bundle.full_disk", str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env={**os.environ},
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return run("full_disk", tmp_path_factory.mktemp("disks"), prefix=own_mounts())
 
 
 def test_a_bundle_on_a_full_disk_is_whole_or_not_there(disks):

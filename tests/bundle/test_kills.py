@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from divergence_doctor.bundle import salvage, verify
 
 

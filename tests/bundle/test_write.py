@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import ml_dtypes
 import numpy as np
@@ -212,7 +213,7 @@ def test_every_file_is_on_the_disk_before_the_next_and_the_folder_before_its_nam
     opened = [index for index, call in enumerate(fs.calls) if call == "open"]
     renamed = fs.calls.index("rename")
     # The first file opened is the reserve, which is there to be given back.
-    for start, end in zip(opened[1:], opened[2:], strict=False):
+    for start, end in pairwise(opened[1:]):
         assert "fsync" in fs.calls[start:end]
     assert fs.calls[renamed - 2 : renamed] == ["open", "fsync"]
     assert fs.calls[renamed + 1 : renamed + 3] == ["open", "fsync"]
