@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from divergence_doctor.batches import read_batches
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from divergence_doctor.batches import Batch
+
+_NUMBERS: Final = ("loss", "step_loss", "learning_rate", "loss_scale")
 
 
 @final
@@ -89,15 +92,52 @@ class Recording:
         value = self._value(step, "epoch")
         return -1 if value is None else int(value)
 
-    def known(self, step: int, column: str) -> bool:
-        """Say whether the history holds a value, be it NaN."""
-        return self._value(step, column) is not None
+    def logged(self, step: int) -> float | None:
+        """Return the loss that was logged; of a loop of the user's own that of the step.
+
+        None where none is known; NaN is known.
+        """
+        value = self._value(step, "loss")
+        if value is None and self.loop == "custom":
+            value = self._value(step, "step_loss")
+        return None if value is None else float(value)
 
     def _value(self, step: int, column: str) -> Any:
-        at = list(self.history.get("step", ()))
-        values = self.history.get(column, ())
-        # The steps of a history follow one another; the last are the ones asked for.
-        place = len(at) - 1 - (at[-1] - step) if at else -1
-        if not 0 <= place < len(values) or at[place] != step:
-            place = at.index(step) if step in at else -1
-        return values[place] if 0 <= place < len(values) else None
+        at, values = self.history.get("step", ()), self.history.get(column, ())
+        place = bisect_left(at, step)
+        return values[place] if place < len(at) and at[place] == step else None
+
+
+def columns(history: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Any, ...]]:
+    """Return the columns of a bundle's history as far as they make sense.
+
+    Args:
+        history: columns of equal length, as a stranger may have written them.
+
+    Returns:
+        ``step`` as integers in ascending order, ``epoch`` as integers or None, and the others as
+        floats or None; a row whose step is none, or does not ascend, is left out.
+    """
+    steps = history.get("step", ())
+    kept: list[int] = []
+    for place, step in enumerate(steps):
+        if _whole(step) is not None and (not kept or step > steps[kept[-1]]):
+            kept.append(place)
+    found = {"step": tuple(steps[place] for place in kept)}
+    for name, plain in (("epoch", _whole), *((name, _number) for name in _NUMBERS)):
+        column = history.get(name, ())
+        if len(column) == len(steps):
+            found[name] = tuple(plain(column[place]) for place in kept)
+    return found
+
+
+def _whole(value: Any) -> int | None:
+    good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
+    return value if good else None
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None

@@ -29,7 +29,7 @@ from divergence_doctor.checkpoints._factory import made_by
 from divergence_doctor.checkpoints._fidelity import Fidelity
 from divergence_doctor.checkpoints._first_call import call_once, step_once
 from divergence_doctor.checkpoints._loading import heed, loading, policy, sha256
-from divergence_doctor.checkpoints._recording import RecordedStep, Recording
+from divergence_doctor.checkpoints._recording import RecordedStep, Recording, columns
 from divergence_doctor.checkpoints._seams import shared_objects
 from divergence_doctor.errors import CheckpointError, UsageError
 
@@ -531,7 +531,7 @@ def _recording(path: Path, bundle: Bundle, seed: list[int] | None) -> Recording:
         failing=_failing(bundle),
         snapshot=snapshot if isinstance(snapshot, int) else -1,
         steps=_batches(bundle),
-        history=bundle.history,
+        history=columns(bundle.history),
         loop=str(manifest.get("loop", "fit")),
         trigger=clean(str(bundle.reason.get("trigger", "")), 60),
         message=clean(str(bundle.reason.get("message", "")), 400),

@@ -105,7 +105,9 @@ class Crash:
         fidelity = dict(builder.context.get("fidelity") or {})
         notes = [*fidelity.get("notes", ()), *self._notes(again=again)]
         builder.describe(
-            recorded={**self._told(), "again": again}, fidelity={**fidelity, "notes": notes}, **self._outcome(builder)
+            recorded={**self._told(), "again": again},
+            fidelity={**fidelity, "notes": notes},
+            **self._outcome(builder),
         )
 
     def save(self, folder: Path, replayed: int) -> dict[str, Any]:
@@ -217,7 +219,9 @@ class Crash:
         if self.recording.jit and course.mode != "xla":
             reasons.append("compiled by XLA there, which draws other random numbers")
         if self.recording.replicas > 1:
-            reasons.append(f"spread over {self.recording.replicas} replicas there, each with masks of its own")
+            reasons.append(
+                f"spread over {self.recording.replicas} replicas there, each with masks of its own"
+            )
         if self.recording.loop == "custom":
             reasons.append("a loop of the user's own there, the model's train_step here")
         told = "; ".join(reasons) or (

@@ -28,19 +28,21 @@ FAR: Final = 10.0
 def tell_course(recording: Recording, course: Course | None, builder: TraceBuilder) -> None:
     """Add what was recorded, and what the same steps came to where they ran again."""
     for step in recording.history.get("step", ()):
+        logged = recording.logged(int(step))
         builder.add(
             "history",
             step=int(step),
             epoch=recording.epoch(step),
             source="recorded",
-            measured=recording.known(int(step), "loss"),
+            loss=math.nan if logged is None else logged,
+            measured=logged is not None,
             **{
                 column: recording.of(step, column)
-                for column in ("loss", "step_loss", "learning_rate", "loss_scale")
+                for column in ("step_loss", "learning_rate", "loss_scale")
             },
         )
     for one in course.steps if course is not None else ():
-        known = one.loss is not None and recording.known(one.step, "loss")
+        logged = recording.logged(one.step)
         builder.add(
             "history",
             step=one.step,
@@ -52,7 +54,7 @@ def tell_course(recording: Recording, course: Course | None, builder: TraceBuild
             learning_rate=one.learning_rate,
             loss_scale=one.loss_scale,
             bad_variable=one.bad_variable,
-            ulp=ulps(recording.of(one.step, "loss"), one.loss) if known else -1,
+            ulp=-1 if one.loss is None or logged is None else ulps(logged, one.loss),
         )
 
 

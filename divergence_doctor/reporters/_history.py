@@ -51,10 +51,12 @@ def _seen(told: Mapping[str, Any]) -> Iterable[str]:
 def _again_in(told: Mapping[str, Any]) -> Iterable[str]:
     """Say how the recorded steps came again, and which of them this report is about."""
     losses = _mapping(told.get("losses"))
+    own = told.get("loop") == "custom"
+    how = "by the model's own train_step" if own else "as they were trained"
     if told.get("rolled") and losses.get("sentence"):
         yield (
             f"From the weights of before training step {_int(told.get('snapshot'))} the recorded"
-            f" batches ran again as they were trained: {losses['sentence']}."
+            f" batches ran again {how}: {losses['sentence']}."
         )
     watched = [step for step in told.get("watched") or () if isinstance(step, int)]
     if len(watched) == 1:

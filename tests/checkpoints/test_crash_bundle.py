@@ -10,7 +10,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from divergence_doctor.checkpoints import OpenOptions, choose, open_checkpoint
+from divergence_doctor.checkpoints import OpenOptions, Recording, choose, open_checkpoint
+from divergence_doctor.checkpoints._recording import columns
 from divergence_doctor.errors import CheckpointError, RefusedError, UsageError
 from tests import recorded
 
@@ -116,9 +117,9 @@ def test_the_recorded_steps_come_with_it(bundle):
     assert list(read.arrays) == ["x", "y"]
     np.testing.assert_array_equal(read.arrays["x"], contents.batches[1].arrays["x"])
     assert recording.of(1, "loss") == contents.history["loss"][1]
-    assert np.isnan(recording.of(2, "loss"))
-    assert recording.known(2, "loss")
-    assert not recording.known(9, "loss")
+    assert recording.logged(1) == recording.of(1, "loss")
+    assert np.isnan(recording.logged(2))
+    assert recording.logged(9) is None
     assert (recording.loop, recording.trigger) == ("fit", "non-finite-loss")
 
 
@@ -379,3 +380,23 @@ def test_the_folder_of_all_bundles_names_the_latest(bundle):
     with pytest.raises(CheckpointError) as caught:
         choose(path.parent, OpenOptions())
     assert caught.value.why == f"it holds 1 crash bundle: name one, {path}"
+
+
+def test_a_history_that_makes_no_sense_is_left_out_row_by_row():
+    told = {
+        "step": (3, None, 5, 4, True, 7, 2**70, float("nan"), 9),
+        "epoch": (0, 0, -1, 0, 0, 2**80, 0, 0, None),
+        "loss": (1, 2, 10**400, 4, 5, float("nan"), 7, 8, None),
+        "learning_rate": (0.1, 0.2),
+    }
+    found = columns(told)
+    assert found["step"] == (3, 5, 7, 9)
+    assert found["epoch"] == (0, None, None, None)
+    assert found["loss"][:2] == (1.0, None)
+    assert np.isnan(found["loss"][2])
+    assert "learning_rate" not in found
+    recording = Recording(bundle=None, failing=9, snapshot=3, steps=(), history=found)
+    assert recording.logged(3) == 1.0
+    assert recording.logged(4) is recording.logged(9) is None
+    assert (recording.epoch(3), recording.epoch(5)) == (0, -1)
+    assert columns({}) == {"step": ()}

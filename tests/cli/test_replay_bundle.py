@@ -173,6 +173,8 @@ def test_a_loop_of_ones_own(doctor, crashed, elsewhere):
     told = report(elsewhere / "out")
     assert told["diagnosis"]["cause"] == "bad-input"
     assert told["fidelity"]["optimizer_state"] == "restored"
+    losses = told["fidelity"]["recorded"]["losses"]
+    assert losses["equal"] == losses["compared"] > 0
 
 
 # ---------------------------------------------------------------------- what is refused
