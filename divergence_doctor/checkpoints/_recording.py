@@ -126,7 +126,7 @@ def columns(history: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Any, ...]]:
     found = {"step": tuple(steps[place] for place in kept)}
     for name, plain in (("epoch", _whole), *((name, _number) for name in _NUMBERS)):
         column = history.get(name, ())
-        if len(column) == len(steps):
+        if steps and len(column) == len(steps):
             found[name] = tuple(plain(column[place]) for place in kept)
     return found
 

@@ -12,6 +12,7 @@ from divergence_doctor.errors import CheckpointError
 
 def test_every_format_is_found_in_its_order():
     assert [kind.name for kind in all_formats()] == [
+        "crash bundle",
         ".keras archive",
         "legacy whole-model .h5",
         "weights in HDF5",

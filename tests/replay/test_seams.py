@@ -405,3 +405,28 @@ def test_a_loss_scaling_optimizer_takes_a_bad_step_for_a_while(keras, tf):
     weight.assign(1.0)
     optimizer.apply([tf.constant(np.inf)], [weight])
     assert float(weight) == 1.0
+
+
+def test_what_unseeded_draws_of_keras_come_from_is_found_and_can_be_put_back(keras):
+    seams.forget_global_seed_generator()
+    assert seams.global_seed_state() is None
+    state = seams.make_global_seed_state()
+    assert seams.global_seed_state() is state
+    before = np.asarray(state.value).copy()
+    first = np.asarray(keras.random.normal((3,)))
+    assert not np.array_equal(np.asarray(state.value), before)
+    state.assign(before)
+    assert np.array_equal(np.asarray(keras.random.normal((3,))), first)
+
+
+def test_the_seed_of_tensorflow_and_what_eager_ops_draw_by_it_can_be_put_back():
+    import tensorflow as tf
+
+    tf.random.set_seed(12)
+    tf.random.normal((2,))
+    seed, state = seams.tensorflow_seed()
+    assert seed == 12
+    first = tf.random.normal((3,)).numpy()
+    tf.random.set_seed(99)
+    seams.set_tensorflow_seed(seed, state)
+    assert np.array_equal(tf.random.normal((3,)).numpy(), first)
