@@ -156,7 +156,7 @@ def examine(
     with _timed(timings, "seeds"):
         progress(-1, "other seeds", "")
         _other_seeds(request, engine, snapshot, opened, batches, bench, builder, timings)
-    _keep_start(crash, builder, folder)
+    _keep_start(opened, crash, snapshot, builder, folder)
     builder.describe(run={**builder.context["run"], "timings": timings})
     progress(-1, "writing the trace", "")
     trace = builder.build()
@@ -278,12 +278,20 @@ def _compared(request: Request, crash: Any, builder: TraceBuilder) -> Request:
     return replace(request, as_trained=True)
 
 
-def _keep_start(crash: Any, builder: TraceBuilder, folder: Path) -> None:
-    """Write the model from before the failing step, so that the step can be run without us."""
+def _keep_start(
+    opened: Any, crash: Any, snapshot: Any, builder: TraceBuilder, folder: Path
+) -> None:
+    """Write the model from before the failing step of a crash bundle, to be run without us."""
     failing = builder.context.get("failing_step")
-    if crash is None or builder.context.get("outcome") != "diverged" or failing is None:
+    if opened.recording is None or builder.context.get("outcome") != "diverged" or failing is None:
         return
-    kept = crash.save(folder, int(failing))
+    if crash is not None:
+        kept = crash.save(folder, int(failing))
+    else:
+        from divergence_doctor.replay.crash import write_model
+
+        snapshot.restore()
+        kept = write_model(opened.model, folder)
     builder.describe(reproduce={**builder.context["reproduce"], **kept})
 
 
@@ -592,11 +600,14 @@ def _facts(
         },
         "reproduce": {
             # Of a folder of checkpoints: the one that was opened.
-            "checkpoint": str(opened.source.get("file") or request.checkpoint),
+            # No script loads a crash bundle; the model out of it is written at the end.
+            "checkpoint": ""
+            if opened.recording is not None
+            else str(opened.source.get("file") or request.checkpoint),
             "objects": opened.source.get("objects"),
             "format": opened.source.get("format", ""),
             "batch": batches[0].source,
-            "bundle": "" if request.batches else request.checkpoint,
+            "bundle": "" if opened.recording is None else request.checkpoint,
             "batches": [batch.source for batch in batches],
             "custom_objects": list(request.custom_objects),
             "model": request.model,

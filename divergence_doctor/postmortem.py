@@ -213,6 +213,9 @@ def _take(work: Path, folder: Path) -> None:
     for name in (TRACE, MINIMAL_BATCH, *BEFORE):
         if (work / name).is_file():
             _copy(work / name, folder / name)
+            if name in BEFORE:
+                # Weights out of a bundle, which is for its owner's eyes.
+                (folder / name).chmod(0o600)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -55,6 +55,7 @@ def replayed(path, folder, **options):
         told=report["fidelity"]["recorded"],
         notes=" ".join(report["fidelity"]["notes"]),
         folder=folder,
+        bundle=path,
     )
 
 
@@ -117,8 +118,8 @@ def test_the_history_says_how_it_went(poisoned):
     assert "Up to the crash" in page
     assert "9 of 9 losses equal to the bit" in page
     assert (poisoned.folder / "figures" / "history.png").stat().st_size > 5_000
-    assert "doctor replay " in text
-    assert "00000007.npz" not in text.partition("doctor replay ")[2].partition("\n")[0]
+    command = text.partition("doctor replay ")[2].partition("\n")[0]
+    assert command == f"{poisoned.bundle} --seed 0"
 
 
 def test_the_failure_is_shown_without_the_package(poisoned):
@@ -196,3 +197,28 @@ def test_a_step_whose_weights_ran_away_is_watched_from_where_it_began(keras, tmp
     assert (found.cause, found.confirmed) == ("high-learning-rate", True)
     text = (found.folder / "report.md").read_text(encoding="utf-8")
     assert "The first layer to leave its range was" in text
+
+
+def test_a_batch_that_is_given_is_replayed_on_the_state_of_the_bundle(keras, tmp_path):
+    data = batches(4)
+    data[-1][0][1, 1] = np.inf
+    contents = recorded.train(dropping(keras), data, snapshot=3)
+    path = recorded.write(tmp_path / "crashes", contents, data=False)
+    np.savez(tmp_path / "mine.npz", x=data[-1][0], y=data[-1][1])
+    keras.backend.clear_session()
+    request = Request(str(path), (str(tmp_path / "mine.npz"),), trials=False)
+    done = postmortem(request, tmp_path / "out", in_process=True)
+    assert done.diagnosis.main.finding.cause == "bad-input"
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert "recorded" not in report["fidelity"]
+    assert report["fidelity"]["random_state"] == "restored"
+    before = keras.saving.load_model(tmp_path / "out" / "before.keras")
+    kept = [np.asarray(v.array) for v in contents.variables if v.role == "weight"]
+    for variable, value in zip(before.weights, kept, strict=True):
+        np.testing.assert_array_equal(np.asarray(variable), value)
+    assert (tmp_path / "out" / "before.keras").stat().st_mode & 0o777 == 0o600
+    script = (tmp_path / "out" / "reproduce.py").read_text(encoding="utf-8")
+    assert 'CHECKPOINT = "before.keras"' in script
+    assert "SEEDS = [[" in script
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert f"doctor replay {path} {tmp_path / 'mine.npz'}" in text

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 import numpy as np
 
 from divergence_doctor._clean import clean
+from divergence_doctor.replay import _seams as seams
 from divergence_doctor.replay.bench import GRACE
 from divergence_doctor.replay.execution import describe_mode
 from divergence_doctor.replay.generators import Generators
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 #: The model in the state from before the failing step, beside the report.
 BEFORE: Final = "before.keras"
 BEFORE_WEIGHTS: Final = "before.weights.h5"
+#: Bytes of weights beyond which they are not written a second time.
+_LARGEST: Final = 2 << 30
 #: What the recorder saw and what is no divergence: it was asked for, or told to stop.
 _NO_FAILURE: Final = frozenset({"requested", "signal", "loss-spike"})
 
@@ -114,31 +117,22 @@ class Crash:
         """Write the model from before a replayed step, and return what reproduces that step.
 
         Args:
-            folder: where ``before.keras`` is written, or ``before.weights.h5`` for a model whose
-                config cannot be.
+            folder: where it is written.
             replayed: the replayed step, counted from 0.
 
         Returns:
-            ``checkpoint``, ``batches`` and ``seeds`` (the state of each random generator in the
-            model); empty where the model cannot be written.
+            What :func:`write_model` returns, with ``batch`` and ``batches`` and how many ``steps``;
+            empty where the model cannot be written.
         """
         if not self.recording.whole or not 0 <= replayed < len(self.watched):
             return {}
         step = self.watched[replayed]
         self._rolling.to(step)
         path = next((one.path for one in self.recording.steps if one.step == step), None)
-        name = _written(self._model, folder)
-        if path is None or not name:
+        kept = write_model(self._model, folder)
+        if path is None or not kept:
             return {}
-        states = [v for v in self._model.variables if is_random_state(v)]
-        return {
-            "checkpoint": name,
-            "batch": str(path),
-            "batches": [str(path)],
-            "seeds": [[int(word) for word in np.asarray(state.value)] for state in states],
-            "reseed": False,
-            "steps": 1 + GRACE,
-        }
+        return {**kept, "batch": str(path), "batches": [str(path)], "steps": 1 + GRACE}
 
     # ------------------------------------------------------------------ what is told
 
@@ -252,15 +246,30 @@ class Crash:
         }
 
 
-def _written(model: Any, folder: Path) -> str:
-    """Write the model as an archive, or its weights alone; return the file's name, or empty."""
+def write_model(model: Any, folder: Path) -> dict[str, Any]:
+    """Write a model in its present state, for a script that does without this package.
+
+    Args:
+        model: a built Keras model.
+        folder: where ``before.keras`` is written, or ``before.weights.h5`` for a model whose config
+            cannot be.
+
+    Returns:
+        ``checkpoint``, ``seeds`` (the state of each random generator in the model) and ``reseed``;
+        empty where it is too large, or cannot be written.
+    """
+    if sum(seams.values_of(variable).nbytes for variable in model.variables) > _LARGEST:
+        return {}
     for name, write in ((BEFORE, model.save), (BEFORE_WEIGHTS, model.save_weights)):
+        path = folder / name
         try:
-            write(folder / name)
-        except OSError:
-            raise
-        except Exception:  # noqa: BLE001 - a config of the user's own that cannot be written
-            (folder / name).unlink(missing_ok=True)
+            write(path)
+        except Exception:  # noqa: BLE001 - a config of the user's own, or no room on the disk
+            path.unlink(missing_ok=True)
             continue
-        return name
-    return ""
+        # A bundle is for its owner's eyes, and so are the weights out of it.
+        path.chmod(0o600)
+        states = [v for v in model.variables if is_random_state(v)]
+        seeds = [[int(word) for word in np.asarray(state.value)] for state in states]
+        return {"checkpoint": name, "seeds": seeds, "reseed": False}
+    return {}

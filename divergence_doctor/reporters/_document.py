@@ -300,7 +300,10 @@ def _commands(trace: Trace, cause: Cause | None) -> Iterable[Command]:
         batches = [asked["batch"]] if asked.get("batch") else []
         batches = batches or _mapping(trace.context.get("batch")).get("paths") or []
         if asked.get("bundle"):
-            checkpoint, batches = asked["bundle"], []
+            checkpoint = asked["bundle"]
+        if trace.context.get("recorded"):
+            # The batches and how many there are come with the bundle.
+            batches, asked = [], {**asked, "steps": None}
         words = ["doctor", "replay", str(checkpoint), *map(str, batches), *_flags(asked)]
         yield Command("Replays the step again", shlex.join(words))
     yield Command("Judges the trace again, without TensorFlow", "doctor report trace.h5")

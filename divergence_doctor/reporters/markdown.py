@@ -490,7 +490,7 @@ def _details(document: Document) -> Iterable[_Details]:
 def _up_to(past: History | None) -> Iterable[str]:
     if past is not None:
         yield "### Up to the crash"
-        yield " ".join(prose(sentence) for sentence in past.sentences)
+        yield "\n".join(f"- {prose(sentence)}" for sentence in past.sentences)
 
 
 def _history(past: History) -> _Details:
