@@ -206,6 +206,20 @@ def tensorflow_op_seeds() -> Any:
 # ----------------------------------------------------------------------------------- the model
 
 
+def weighs_loss_by_samples(model: Any, tracker: Any) -> bool:
+    """Say whether the step and the tracker are Keras' own: it weighs by the size of the batch."""
+    trainer = getattr(sys.modules[TRAINER_MODULE], TRAINER_CLASS)
+    alone = getattr(model, "_distribute_strategy", None) is None
+    own = getattr(model, "_loss_tracker", None) is tracker
+    return own and alone and type(model).train_step is trainer.train_step
+
+
+def samples(tensor: Any) -> int:
+    """Return the length of the first axis of an eager tensor or an array; 0 where it has none."""
+    shape = tensor._shape_tuple() if hasattr(tensor, "_shape_tuple") else np.shape(tensor)  # noqa: SLF001
+    return int(shape[0]) if shape else 0
+
+
 def own_variables(optimizer: Any) -> list[Any]:
     """Return the variables of an optimizer itself, without those of the one inside it."""
     return list(getattr(optimizer, "_variables", optimizer.variables))
