@@ -64,7 +64,6 @@ class Dump:
         from divergence_doctor.bundle import write_bundle
 
         options = self._options
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return write_bundle(
             folder,
             contents,
@@ -73,6 +72,7 @@ class Dump:
             keep=options.keep,
             max_bytes=options.max_bytes,
             data=options.data,
+            fs=self._recorder.fs,
         )
 
     def _contents(self, failure: Failure) -> Contents:

@@ -129,8 +129,8 @@ def user_code(models: Sequence[Any], others: Sequence[Any]) -> dict[str, Any]:
     }
 
 
-def commit(folder: Path) -> str | None:
-    """Return the commit that a folder's git repository is at, read from its files."""
+def commit(folder: Path) -> Any:
+    """Return the commit that a folder's git repository is at, read from its files, or None."""
     root = next((p for p in (folder, *folder.parents) if (p / ".git").exists()), None)
     return None if root is None else _tried(lambda: _head(root / ".git"))
 
@@ -217,7 +217,7 @@ def _quoted(text: str) -> str:
     return shlex.quote(text)
 
 
-def _hash(path: Path) -> str | None:
+def _hash(path: Path) -> Any:
     return _tried(lambda: hashlib.sha256(path.read_bytes()).hexdigest())
 
 

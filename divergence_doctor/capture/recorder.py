@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, final
 
+from divergence_doctor.bundle import REAL, FileSystem
 from divergence_doctor.capture import batch as batches
 from divergence_doctor.capture.dump import Dump
 from divergence_doctor.capture.history import History
@@ -78,6 +79,8 @@ class Recorder:
         self.epoch = 0
         self.step = 0
         self.bundles: list[Path] = []
+        #: Where bundles are written through; a test may put one that fails.
+        self.fs: FileSystem = REAL
         self.failed = False
         self.ring: deque[Step] = deque()
         self.snapshot: Final = Snapshot()
