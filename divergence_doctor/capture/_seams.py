@@ -63,10 +63,11 @@ def one_step(function: Callable[[Any], Any]) -> Any:
     Raises:
         LookupError: Keras does not keep it where it used to.
     """
-    names = function.__code__.co_freevars  # type: ignore[attr-defined]
-    if "one_step_on_data" not in names:
+    names = function.__code__.co_freevars
+    cells = function.__closure__
+    if "one_step_on_data" not in names or cells is None:
         raise LookupError("the train function of Keras encloses no one_step_on_data")
-    cell = function.__closure__[names.index("one_step_on_data")]  # type: ignore[attr-defined]
+    cell = cells[names.index("one_step_on_data")]
     step = getattr(cell.cell_contents, "__wrapped__", None)
     if step is None:
         raise LookupError("one_step_on_data of Keras wraps no function")
@@ -136,7 +137,7 @@ def reader(variable: Any) -> Callable[[], NDArray[Any]]:
     if is_distributed(held) and not _is_mirrored(held):
         return lambda: np.asarray(variable.numpy())
     handle, dtype, read = held.handle, held.dtype, tf.raw_ops.ReadVariableOp
-    return lambda: read(resource=handle, dtype=dtype)._numpy()  # type: ignore[no-any-return]  # noqa: SLF001
+    return lambda: read(resource=handle, dtype=dtype)._numpy()  # noqa: SLF001
 
 
 def is_on_host(variable: Any) -> bool:
@@ -204,6 +205,20 @@ def tensorflow_op_seeds() -> Any:
 
 
 # ----------------------------------------------------------------------------------- the model
+
+
+def weighs_loss_by_samples(model: Any, tracker: Any) -> bool:
+    """Say whether the step and the tracker are Keras' own: it weighs by the size of the batch."""
+    trainer = getattr(sys.modules[TRAINER_MODULE], TRAINER_CLASS)
+    alone = getattr(model, "_distribute_strategy", None) is None
+    own = getattr(model, "_loss_tracker", None) is tracker
+    return own and alone and type(model).train_step is trainer.train_step
+
+
+def samples(tensor: Any) -> int:
+    """Return the length of the first axis of an eager tensor or an array; 0 where it has none."""
+    shape = tensor._shape_tuple() if hasattr(tensor, "_shape_tuple") else np.shape(tensor)  # noqa: SLF001
+    return int(shape[0]) if shape else 0
 
 
 def own_variables(optimizer: Any) -> list[Any]:

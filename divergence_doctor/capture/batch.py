@@ -66,6 +66,14 @@ def size(data: Any) -> int:
     return 0
 
 
+def samples(data: Any) -> int:
+    """Return how many samples a batch holds, by its first tensor; 0 where that cannot be told."""
+    while isinstance(data, Mapping | tuple | list):
+        inner = data.values() if isinstance(data, Mapping) else data
+        data = next((part for part in inner if part is not None), None)
+    return seams.samples(data) if hasattr(data, "_shape_tuple") or hasattr(data, "shape") else 0
+
+
 @final
 @dataclass(slots=True, eq=False)
 class Named:

@@ -64,7 +64,6 @@ class Dump:
         from divergence_doctor.bundle import write_bundle
 
         options = self._options
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return write_bundle(
             folder,
             contents,
@@ -73,6 +72,7 @@ class Dump:
             keep=options.keep,
             max_bytes=options.max_bytes,
             data=options.data,
+            fs=self._recorder.fs,
         )
 
     def _contents(self, failure: Failure) -> Contents:
@@ -99,9 +99,7 @@ class Dump:
     def _batches(self) -> list[Recorded]:
         ring = self._recorder.ring
         if any(step.data is None for step in ring):
-            self._missing.append(
-                "batches: the model makes its train function itself, and takes them"
-            )
+            self._missing.append("batches: the model makes its train function itself, and takes them")
         return [self._recorded(step) for step in ring if step.data is not None]
 
     def _recorded(self, step: Step) -> Recorded:
@@ -194,3 +192,5 @@ def _traceback(error: BaseException | None) -> str | None:
 
 def _why(error: BaseException) -> str:
     return clean(f"{type(error).__name__}: {error}", 300)
+
+

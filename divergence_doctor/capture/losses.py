@@ -22,41 +22,64 @@ if TYPE_CHECKING:
 
 @final
 class StepLoss:
-    """Reads the loss of each step off a model's loss tracker.
+    """Tells the loss of each step from the mean that Keras logs, or from the tracker behind it.
+
+    Where Keras' own step weighs the mean by the size of the batch, nothing needs to be read. The
+    tracker is asked now and then whether that still holds (:meth:`settle`).
 
     Args:
         model: a compiled Keras model.
     """
 
     def __init__(self, model: Any) -> None:
-        self._readers: tuple[Callable[[], NDArray[Any]], Callable[[], NDArray[Any]]] | None = None
+        self._readers: tuple[Callable[[], NDArray[Any]], ...] = ()
         self._before = (0.0, 0.0)
         tracker = next((m for m in model.metrics if _tracks_loss(m)), None)
         if tracker is not None:
             self._readers = (seams.reader(tracker.total), seams.reader(tracker.count))
+        self._weighs = seams.weighs_loss_by_samples(model, tracker)
 
-    def settle(self) -> None:
-        """Take the tracker as it stands for the state from before the next step."""
-        if self._readers is not None:
-            self._before = self._read(self._readers)
+    def settle(self, *, between: bool = True) -> None:
+        """Take the tracker as it stands for the state from before the next step.
 
-    def after_step(self) -> float | None:
-        """Return the mean loss of the step that has just ended; None where no tracker tells it."""
-        if self._readers is None:
+        Args:
+            between: steps have passed of which all were seen, so that its count is known.
+        """
+        if not self._readers:
+            return
+        held = self._read()
+        if between and held[1] != self._before[1]:
+            self._weighs = False
+        self._before = held
+
+    def after_step(self, mean: float | None, samples: int, *, reset: bool) -> float | None:
+        """Return the mean loss of the step that has just ended; None where nothing tells it.
+
+        Args:
+            mean: the loss that was logged, the mean over the epoch so far.
+            samples: of the step's batch; 0 where they cannot be counted.
+            reset: the metrics were reset right before the step.
+        """
+        if not self._readers:
             return None
-        total, count = self._read(self._readers)
+        if not self._weighs or mean is None or not samples:
+            return self._from_tracker()
+        total, count = (0.0, 0.0) if reset else self._before
+        self._before = mean * (count + samples), count + samples
+        return (self._before[0] - total) / samples
+
+    def _from_tracker(self) -> float | None:
+        total, count = self._read()
         before, counted = self._before
         self._before = total, count
         if count <= counted:
-            # Reset in between: at the start of an epoch, and before every `train_on_batch`.
+            # Reset in between.
             before = counted = 0.0
-        if count == counted:
-            return None
-        return (total - before) / (count - counted)
+        return None if count == counted else (total - before) / (count - counted)
 
-    @staticmethod
-    def _read(readers: tuple[Callable[[], NDArray[Any]], ...]) -> tuple[float, float]:
-        return float(readers[0]()), float(readers[1]())
+    def _read(self) -> tuple[float, float]:
+        total, count = self._readers
+        return float(total()), float(count())
 
 
 def _tracks_loss(metric: Any) -> bool:

@@ -129,8 +129,8 @@ def user_code(models: Sequence[Any], others: Sequence[Any]) -> dict[str, Any]:
     }
 
 
-def commit(folder: Path) -> str | None:
-    """Return the commit that a folder's git repository is at, read from its files."""
+def commit(folder: Path) -> Any:
+    """Return the commit that a folder's git repository is at, read from its files, or None."""
     root = next((p for p in (folder, *folder.parents) if (p / ".git").exists()), None)
     return None if root is None else _tried(lambda: _head(root / ".git"))
 
@@ -192,9 +192,7 @@ def _modules(models: Sequence[Any], others: Sequence[Any]) -> set[str]:
         if item is None or isinstance(item, str):
             continue
         home = getattr(item, "__module__", None) if callable(item) else None
-        name = (
-            home if isinstance(home, str) and hasattr(item, "__name__") else type(item).__module__
-        )
+        name = home if isinstance(home, str) and hasattr(item, "__name__") else type(item).__module__
         if name.partition(".")[0] not in _LIBRARIES:
             found.add(name)
     return found
@@ -219,7 +217,7 @@ def _quoted(text: str) -> str:
     return shlex.quote(text)
 
 
-def _hash(path: Path) -> str | None:
+def _hash(path: Path) -> Any:
     return _tried(lambda: hashlib.sha256(path.read_bytes()).hexdigest())
 
 
@@ -237,9 +235,7 @@ def _head(git: Path) -> str | None:
         if (folder / name).is_file():
             return (folder / name).read_text(encoding="utf-8").strip()
     packed = (shared / "packed-refs").read_text(encoding="utf-8")
-    return next(
-        (line.split()[0] for line in packed.splitlines() if line.endswith(f" {name}")), None
-    )
+    return next((line.split()[0] for line in packed.splitlines() if line.endswith(f" {name}")), None)
 
 
 def _tried(ask: Any) -> Any:

@@ -19,6 +19,8 @@ _ALWAYS: Final = 0.2
 _SUITED: Final = 0.5
 #: No debt is larger than this many snapshots: one slow copy must not stop them for good.
 _DEBT: Final = 2.0
+#: What a later snapshot costs, as a part of what the first one did.
+_LATER: Final = 0.2
 #: Steps between snapshots, at most: all of them are rolled forward in a replay.
 LONGEST: Final = 1_000
 
@@ -66,8 +68,8 @@ class Pace:
             self._cost = 0.5 * (self._cost + seconds)
             self._saved = max(self._saved - seconds, -_DEBT * self._cost)
         else:
-            # The first one is there before any step: memory is asked for as well.
-            self._cost = seconds
+            # The first one is made before any step, and its memory is asked for.
+            self._cost = _LATER * seconds
         self._snapshots += 1
         self._since = 0
         self._own += seconds

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SMALLEST: Final = 2.0**-14
 #: Steps in a row that were skipped; the search for a scale takes a dozen.
 SKIPPED: Final = 64
+_SELDOM: Final = 3
 
 
 @final
@@ -31,13 +32,37 @@ class Rate:
     def __init__(self, optimizer: Any) -> None:
         self._read: Callable[[], NDArray[Any]] | None = None
         self._schedule: Any = None
+        self._last: float | None = None
+        self._in = 0
+        #: Steps from one reading to the next; a rate that moves within an epoch is read always.
+        self._every = _SELDOM
         if optimizer is not None:
             variable, self._schedule = seams.rate(innermost(optimizer))
             self._read = None if variable is None else seams.reader(variable)
 
-    def read(self) -> float | None:
-        """Return what :meth:`values` makes the rate of the step that comes next from."""
-        return None if self._read is None else float(self._read())
+    def read(self, *, afresh: bool) -> float | None:
+        """Return what :meth:`values` makes the rate of the step that comes next from.
+
+        Reading costs as much as all else that is done at a step, and few runs change the rate other
+        than when an epoch begins.
+
+        Args:
+            afresh: an epoch begins, or the state is being read as well.
+        """
+        if self._read is None:
+            return None
+        if self._schedule is not None and not afresh and self._last is not None:
+            # The count of steps; a step that is skipped does not count, the next reading mends it.
+            self._last += 1
+            return self._last
+        if self._in and not afresh:
+            self._in -= 1
+            return self._last
+        found = float(self._read())
+        if found != self._last and self._last is not None and not afresh:
+            self._every = 0
+        self._last, self._in = found, self._every
+        return found
 
     def values(self, read: Sequence[float | None]) -> list[float | None]:
         """Return the learning rates for what was read before some steps."""

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, final
 
+from divergence_doctor.bundle import REAL, FileSystem
 from divergence_doctor.capture import batch as batches
 from divergence_doctor.capture.dump import Dump
 from divergence_doctor.capture.history import History
@@ -45,6 +46,7 @@ class Step:
     epoch: int
     data: Any
     size: int
+    samples: int
 
 
 @final
@@ -77,6 +79,8 @@ class Recorder:
         self.epoch = 0
         self.step = 0
         self.bundles: list[Path] = []
+        #: Where bundles are written through; a test may put one that fails.
+        self.fs: FileSystem = REAL
         self.failed = False
         self.ring: deque[Step] = deque()
         self.snapshot: Final = Snapshot()
@@ -130,7 +134,9 @@ class Recorder:
             self._open = self._busy = False
             first = next(iter(every_optimizer(self.models, self.optimizers)), None)
             self.rate, self._scale = Rate(first), LossScale(first)
-            self._step_loss = StepLoss(self.models[0]) if loop != "custom" and self.models else None
+            self._step_loss = (
+                StepLoss(self.models[0]) if loop != "custom" and self.models else None
+            )
             self.invalidate()
 
     def invalidate(self) -> None:
@@ -140,7 +146,7 @@ class Recorder:
             self._relist_in = 0
             self._epoch_begins = True
             if self._step_loss is not None:
-                self._step_loss.settle()
+                self._step_loss.settle(between=False)
 
     def epoch_begins(self, epoch: int) -> None:
         """Take note of a new epoch: Keras has reset the metrics, and callbacks may do anything."""
@@ -148,7 +154,7 @@ class Recorder:
             self.epoch = epoch
             self._epoch_begins = True
             if self._step_loss is not None:
-                self._step_loss.settle()
+                self._step_loss.settle(between=False)
 
     def end(self) -> None:
         """Look at the state a last time, for what the last steps did to it."""
@@ -180,15 +186,20 @@ class Recorder:
 
     def before(self, data: Any) -> None:
         """Keep the batch of the step that comes next, and the state where that is due."""
+        if self._off:
+            return
         failure = None
-        with self._guarded():
+        try:
             started = self.pace.clock()
             self._busy = True
-            failure = None if self._off else self._before(data)
+            failure = self._before(data)
             self._open = True
             self._started = self.pace.clock()
             self._own = self._started - started
-        self._settle(failure)
+        except Exception as error:  # noqa: BLE001 - whatever it is, training goes on
+            self._give_up(error)
+        if failure is not None:
+            self._settle(failure)
 
     def after(self, logs: Any = None, *, loss: Any = None) -> None:
         """Look at the step that has just ended.
@@ -198,15 +209,20 @@ class Recorder:
             loss: its loss, where a loop of one's own tells it.
         """
         failure = None
-        with self._guarded():
-            ended = self.pace.clock()
-            failure = None if self._off else self._after(logs, loss)
-            self._open = False
-            own = self._own + self.pace.clock() - ended
-            self.pace.stepped(ended - self._started, own)
-            self._busy = False
-        self._settle(failure)
-        self._deliver()
+        try:
+            if not self._off and self._open:
+                ended = self.pace.clock()
+                failure = self._after(logs, loss)
+                self._open = False
+                self._own += self.pace.clock() - ended
+                self.pace.stepped(ended - self._started, self._own)
+        except Exception as error:  # noqa: BLE001 - whatever it is, training goes on
+            self._give_up(error)
+        self._busy = False
+        if failure is not None:
+            self._settle(failure)
+        if self._pending is not None:
+            self._deliver()
 
     def raised(self, error: BaseException) -> None:
         """Write what led up to an exception that came out of the step."""
@@ -218,7 +234,9 @@ class Recorder:
                 first = said.splitlines()[0] if said else ""
                 message = f"the step raised {kind}: {first}" if first else f"the step raised {kind}"
                 self._write(
-                    Failure(trigger="exception", message=message, step=self.step - 1, error=error)
+                    Failure(
+                        trigger="exception", message=message, step=self.step - 1, error=error
+                    )
                 )
             self._open = False
             self._busy = False
@@ -253,21 +271,22 @@ class Recorder:
     def _before(self, data: Any) -> Failure | None:
         failure = None
         suited, self._epoch_begins = self._epoch_begins, False
-        if (
+        due = (
             self.snapshot.step is None
             or self._provisional
             or self._ring_bytes > self.options.ring_bytes
             or self.pace.is_due(suited=suited)
-        ):
+        )
+        if due:
             failure = self._look_and_copy()
         kept = batches.keep(data)
-        entry = Step(self.step, self.epoch, kept, batches.size(kept))
+        entry = Step(self.step, self.epoch, kept, batches.size(kept), batches.samples(kept))
         self.ring.append(entry)
         self._ring_bytes += entry.size
         if self.snapshot.step is None or self._in_episode:
             self._shorten()
         self._read = (
-            None if self.rate is None else self.rate.read(),
+            None if self.rate is None else self.rate.read(afresh=due or suited),
             None if self._scale is None else self._scale.read(),
         )
         return failure
@@ -278,6 +297,8 @@ class Recorder:
             self._listed = watched(self.models, self.optimizers)
             self._relist_in = _RELIST
         self._relist_in -= 1
+        if self._step_loss is not None and self.loop == "fit":
+            self._step_loss.settle()
         optimizers = every_optimizer(self.models, self.optimizers)
         self._provisional = not all(getattr(one, "built", True) for one in optimizers)
         built = any(one.role == "weight" for one in self._listed)
@@ -309,10 +330,14 @@ class Recorder:
         return Failure(trigger=found.trigger, message=f"there is {found}", step=self.step - 1)
 
     def _after(self, logs: Any, loss: Any) -> Failure | None:
-        step_loss = None if self._step_loss is None else self._step_loss.after_step()
-        if loss is not None:
-            step_loss = scalar(loss)
         told = dict(scalars(logs))
+        step_loss = None if loss is None else scalar(loss)
+        if self._step_loss is not None:
+            step_loss = self._step_loss.after_step(
+                told.get("loss"),
+                self.ring[-1].samples if logs is not None else 0,
+                reset=self.loop == "train_on_batch",
+            )
         self._note(told.get("loss"), step_loss)
         return self._judged(told, step_loss)
 
@@ -395,7 +420,10 @@ class Recorder:
         try:
             yield
         except Exception as error:  # noqa: BLE001 - whatever it is, training goes on
-            self._off = True
-            self._busy = self._open = False
-            self.ring.clear()
-            warn_once(self, error)
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._off = True
+        self._busy = self._open = False
+        self.ring.clear()
+        warn_once(self, error)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import builtins
 import importlib.util
 import io
 import signal
@@ -22,6 +23,7 @@ from divergence_doctor.errors import NotFoundError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from importlib.machinery import ModuleSpec
+    from types import TracebackType
 
 
 @final
@@ -57,7 +59,10 @@ class Script:
         # Its globals would be emptied when nobody held it any more.
         self._replaced = sys.modules["__main__"]
         main = types.ModuleType("__main__")
-        main.__dict__["__builtins__"] = __builtins__
+        main.__dict__["__builtins__"] = builtins
+        if sys.version_info < (3, 14):
+            # Python 3.14 makes it when it is asked for.
+            main.__annotations__ = {}
         sys.argv = [self._file if self._module else self._target, *self._arguments]
         if self._spec is None:
             _set_path(str(Path(self._file).resolve().parent))
@@ -129,7 +134,18 @@ def _without_ours(hook: Callable[..., Any]) -> Callable[..., Any]:
     """Return a hook that shows the traceback as it would be without this package in it."""
 
     def show(kind: type[BaseException], error: BaseException, _trace: Any) -> None:
+        error.__traceback__ = _from_script(error.__traceback__)
         clean_chain(error)
         hook(kind, error, error.__traceback__)
 
     return show
+
+
+def _from_script(found: TracebackType | None) -> TracebackType | None:
+    """Return a traceback from where the script begins: the doctor's command stands before it."""
+    start, trace = found, found
+    while trace is not None:
+        if trace.tb_frame.f_code is Script.run.__code__:
+            start = trace.tb_next
+        trace = trace.tb_next
+    return start

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from divergence_doctor.capture import _seams as seams
 from divergence_doctor.capture.generators import Generators
 from divergence_doctor.capture.soundness import fault
 
@@ -76,7 +75,8 @@ class Snapshot:
             there is none the state is copied as it is: training begins with it.
         """
         views: list[NDArray[Any] | None] = []
-        found = self._look(variables, views, whole=self.step is None)
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = self._look(variables, views, whole=self.step is None)
         if found is not None and self.step is not None:
             return found
         # Not to be taken for a state while it is half written.
@@ -95,7 +95,8 @@ class Snapshot:
 
     def look(self, variables: Sequence[Watched]) -> Unsound | None:
         """Return the first variable that is not sound, and copy nothing."""
-        return self._look(variables, [])
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._look(variables, [])
 
     def values(self, one: Watched) -> NDArray[Any]:
         """Return what a variable held, not to be changed."""
@@ -118,7 +119,7 @@ class Snapshot:
             values = one.read()
             # What had to be fetched from a device is fetched again: two copies of the whole state
             # are more than there may be.
-            views.append(values if seams.is_on_host(one.variable) else None)
+            views.append(values if one.on_host else None)
             what = fault(values, signed=one.signed) if one.checked else ""
             if not what or id(one.variable) in (self._born or ()):
                 continue
@@ -136,3 +137,5 @@ class Snapshot:
             return np.array(values)
         np.copyto(place, values)
         return place
+
+

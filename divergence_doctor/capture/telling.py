@@ -29,10 +29,21 @@ def tell_bundle(message: str, step: int, epoch: int, path: Path, *, code: str | 
     import shlex
 
     extra = f" {code}" if code else ""
+    shown = _from_here(path)
     tell(
-        f"{clean(message, 300)} (step {step}, epoch {epoch}); kept in {path}\n"
-        f"divergence_doctor: for the cause: doctor replay {shlex.quote(str(path))}{extra}"
+        f"{clean(message, 300)} (step {step}, epoch {epoch}); kept in {shown}\n"
+        f"divergence_doctor: for the cause: doctor replay {shlex.quote(shown)}{extra}"
     )
+
+
+def _from_here(path: Path) -> str:
+    """Return a path as it is typed: from the working folder, where it lies below that."""
+    from pathlib import Path as Folder
+
+    try:
+        return str(path.relative_to(Folder.cwd()))
+    except (ValueError, OSError):
+        return str(path)
 
 
 def warn_once(recorder: Any, error: BaseException) -> None:

@@ -7,14 +7,18 @@ last.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from divergence_doctor.capture import _seams as seams
+from divergence_doctor.capture.soundness import is_floating
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
+
+#: Metrics may be undefined, seeds hold any bits.
+_CHECKED: Final = frozenset({"weight", "optimizer", "other"})
 
 
 @final
@@ -28,6 +32,7 @@ class Watched:
         path, name, dtype: as Keras gives them.
         signed: it may hold numbers below zero.
         checked: non-finite numbers in it mean that training failed.
+        on_host: it lies in host memory.
         read: reads it, uncopied where it lies in host memory.
     """
 
@@ -38,6 +43,7 @@ class Watched:
     dtype: str
     signed: bool
     checked: bool
+    on_host: bool
     read: Callable[[], NDArray[Any]]
 
 
@@ -60,19 +66,13 @@ def watched(models: Sequence[Any], optimizers: Sequence[Any]) -> list[Watched]:
                 continue
             seen.add(id(variable))
             path = str(variable.path)
-            kept = role in {"weight", "optimizer", "other"}
+            kept = role in _CHECKED and is_floating(dtype)
             owner = "slots" if role == "optimizer" else "weights"
             signed = not kept or may_be_negative(owner, path, optimizer)
             found.append(
                 Watched(
-                    variable,
-                    role,
-                    path,
-                    str(variable.name),
-                    dtype,
-                    signed,
-                    kept,
-                    seams.reader(variable),
+                    variable, role, path, str(variable.name), dtype, signed, kept,
+                    seams.is_on_host(variable), seams.reader(variable),
                 )  # fmt: skip
             )
 
@@ -98,11 +98,7 @@ def every_optimizer(models: Sequence[Any], optimizers: Sequence[Any]) -> list[An
     """Return the optimizers: those given, those the models are compiled with, and their others."""
     import keras
 
-    held = [
-        value
-        for model in models
-        for value in (getattr(model, "optimizer", None), *vars(model).values())
-    ]
+    held = [value for model in models for value in (getattr(model, "optimizer", None), *vars(model).values())]
     candidates = [*optimizers, *held]
     mine = {id(c): c for c in candidates if isinstance(c, keras.optimizers.Optimizer)}
     return list(mine.values())
