@@ -87,7 +87,7 @@ def _surplus(names: list[str], ours: Name, keep: int) -> list[str]:
         if (found := parse(name)) is not None and found.kin(ours) and found.older_than(ours)
     ]
     older.sort()
-    return [name for _, _, name in older[: max(len(older) - (max(keep, 1) - 1), 0)]]
+    return [name for _, _, name in older[: max(len(older) + 1 - keep, 0)]]
 
 
 def _left_behind(root: Path, names: list[str], ours: Name, keep: int) -> list[str]:

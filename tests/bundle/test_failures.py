@@ -152,6 +152,38 @@ def test_the_error_of_an_unfinished_dump_says_where_it_lies(swift):
     assert len(open_bundle(salvage(partial, swift / "saved")).variables) == 14
 
 
+def test_what_can_neither_be_written_nor_removed_keeps_the_folder_from_being_a_bundle(swift):
+    class Stuck(Counting):
+        """One file's bytes are refused, and then it cannot be removed."""
+
+        def write(self, descriptor, data):
+            if descriptor == self.stuck:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().write(descriptor, data)
+
+        def open(self, path, flags):
+            descriptor = super().open(path, flags)
+            if path.name == "00003.npy":
+                self.stuck = descriptor
+            elif descriptor == self.stuck:
+                self.stuck = None
+            return descriptor
+
+        def unlink(self, path):
+            if path.name == "00003.npy":
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            super().unlink(path)
+
+        stuck: int | None = None
+
+    with pytest.raises(OSError, match="cannot be removed"):
+        write_bundle(swift, contents(), fs=Stuck())
+
+    assert finals(swift) == []
+    (partial,) = partials(swift)
+    assert len(open_bundle(salvage(partial, swift / "saved")).variables) == 13
+
+
 def test_what_a_caller_breaks_off_is_left_for_salvage(swift):
     class Interrupted(Counting):
         def before(self, call):

@@ -273,9 +273,13 @@ BAD_ARRAYS = {
 def test_an_array_that_is_not_what_it_is_said_to_be_is_refused(tiny_bundle, case):
     put(tiny_bundle, FIRST, BAD_ARRAYS[case])
 
+    tracemalloc.start()
     with pytest.raises(RefusedError) as raised:
         load(tiny_bundle)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
     assert raised.value.exit_status == 4
+    assert peak < 64 << 20
 
 
 @pytest.mark.parametrize(
