@@ -171,13 +171,13 @@ GUARDS = (
         "arrays",
     ),
     Guard(
-        "_read",
+        "_variables",
         "        if header.dtype != np.dtype(stored_as(self.dtype)) or header.shape != self.shape:",
         "        if False:",
         "hostile",
     ),
     Guard(
-        "_read",
+        "_variables",
         "        if seen.hexdigest() != self._entry.sha256:",
         "        if False:",
         "hostile",
@@ -189,7 +189,7 @@ GUARDS = (
         "verify",
     ),
     Guard("_read", "            if size != entry.size:", "            if False:", "verify"),
-    Guard("_read", 'STATE_FILE.fullmatch(item["file"]) is None', "False", "hostile"),
+    Guard("_variables", 'STATE_FILE.fullmatch(item["file"]) is None', "False", "hostile"),
     Guard("_read", "BATCH_FILE.fullmatch(file) is None or file not in files", "False", "hostile"),
     Guard(
         "_read",
@@ -218,7 +218,7 @@ GUARDS = (
     Guard("_verify", "        found.extend(_contents(path, files))", "        pass", "hostile"),
     Guard("_salvage", "    _check_free(out)\n", "", "salvage"),
     Guard(
-        "_salvage",
+        "_remains",
         "return None if seen.hexdigest() == entry.sha256 else",
         "return None if True else",
         "salvage",
