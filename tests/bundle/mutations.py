@@ -99,6 +99,18 @@ GUARDS = (
         "arrays",
     ),
     Guard("_arrays", "            if list(fixed.flat) == values:", "            if True:", "write"),
+    # The order in which things come to the disk.
+    Guard("_draft", "                self._fs.fsync(descriptor)\n", "", "power"),
+    Guard(
+        "_draft",
+        "            sync_folder(self._fs, self.folder / subfolder)",
+        "            pass",
+        "power",
+    ),
+    Guard("_draft", "        sync_folder(self._fs, self.folder)\n", "", "power"),
+    Guard("_dump", "        self.draft.tidy()\n        self.draft.sync()\n", "", "power"),
+    Guard("_write", "        sync_folder(fs, root)\n", "        pass\n", "power"),
+    Guard("_sweep", "            sync_folder(fs, root)\n", "            pass\n", "power"),
     # Sweeping.
     Guard(
         "_sweep",
@@ -112,8 +124,8 @@ GUARDS = (
     Guard(
         "_sweep",
         '                fs.rename(root / name, root / f"{TRASH}{name}")\n'
-        '                remove(fs, root / f"{TRASH}{name}")',
-        "                remove(fs, root / name)",
+        '                trash.append(f"{TRASH}{name}")\n',
+        "                trash.append(name)\n",
         "kills",
     ),
     Guard("_sweep", "> _SURELY_OVER and not _runs(found.pid)", "> _SURELY_OVER", "sweep"),
