@@ -61,3 +61,15 @@ def test_whenever_the_power_goes_every_bundle_that_is_there_is_whole(swift):
     assert number > 60
     assert whole > SEEDS
     assert salvaged > 60
+
+
+def test_a_bundle_that_was_said_to_be_written_is_there_also_where_none_made_room(swift):
+    root = swift / "before"
+    root.mkdir()
+    fs = Power(root)
+    made = write_bundle(root, contents(layers=1), host=HOST, now=at(3), fs=fs)
+
+    for seed in range(20):
+        after = swift / f"{seed}"
+        switch_on(fs.disk, after, random.Random(seed))  # noqa: S311 - no secret
+        assert verify(after / made.name) == (), seed
