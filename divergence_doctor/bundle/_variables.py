@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, final
 import numpy as np
 
 from divergence_doctor._clean import clean
-from divergence_doctor.bundle._arrays import PIECE, read_header
+from divergence_doctor.bundle._arrays import PIECE, Header, read_header
 from divergence_doctor.bundle._dtypes import from_stored, storable, stored_as
 from divergence_doctor.bundle._folder import opened
 from divergence_doctor.bundle._manifest import STATE_FILE
@@ -66,12 +66,25 @@ class StoredVariable:
         with damage(self._bundle, self.file), opened(self._bundle, self.file) as (stream, size):
             return from_stored(self._load(stream, size), self.dtype)
 
-    def _load(self, stream: IO[bytes], size: int) -> NDArray[Any]:
+    def check(self) -> None:
+        """Compare what the file's header declares with what the bundle says; load nothing.
+
+        Raises:
+            RefusedError: they differ.
+        """
+        with damage(self._bundle, self.file), opened(self._bundle, self.file) as (stream, size):
+            self._header(stream, size)
+
+    def _header(self, stream: IO[bytes], size: int) -> Header:
         if size != self._entry.size:
             raise ValueError(f"it holds {size:,} bytes instead of {self._entry.size:,}")
         header = read_header(stream, size)
         if header.dtype != np.dtype(stored_as(self.dtype)) or header.shape != self.shape:
             raise ValueError("its dtype or shape is not the one that state.json gives")
+        return header
+
+    def _load(self, stream: IO[bytes], size: int) -> NDArray[Any]:
+        header = self._header(stream, size)
         if size > _memory():
             raise _too_large(self._bundle, self.file, size)
         try:

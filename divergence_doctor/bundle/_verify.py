@@ -131,6 +131,8 @@ def _contents(path: Path, files: Mapping[str, Entry]) -> list[Problem]:
     """Return what is wrong with a bundle each of whose files is as it was written."""
     try:
         bundle = open_bundle(path)
+        for variable in bundle.variables:
+            variable.check()
     except RefusedError as error:
         return [Problem(error.message.partition(" of ")[0], "malformed", error.why)]
     spoken_for = {variable.file for variable in bundle.variables}

@@ -210,6 +210,7 @@ GUARDS = (
         "hostile",
     ),
     # Verifying and salvaging.
+    Guard("_verify", "            variable.check()\n", "            pass\n", "hostile"),
     Guard(
         "_verify",
         "            if _hash(stream) != entry.sha256:",

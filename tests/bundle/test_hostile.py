@@ -273,6 +273,8 @@ BAD_ARRAYS = {
 def test_an_array_that_is_not_what_it_is_said_to_be_is_refused(tiny_bundle, case):
     put(tiny_bundle, FIRST, BAD_ARRAYS[case])
 
+    (problem,) = verify(tiny_bundle)
+    assert (problem.file, problem.what) == (FIRST, "malformed")
     tracemalloc.start()
     with pytest.raises(RefusedError) as raised:
         load(tiny_bundle)
