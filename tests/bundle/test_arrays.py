@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -32,6 +32,7 @@ def written(array) -> bytes:
     return stream.getvalue()
 
 
+@settings(deadline=None)
 @given(ARRAYS, st.sampled_from(["as it is", "transposed", "every other", "reversed"]))
 def test_any_array_in_any_layout_is_read_back_by_numpy_to_the_bit(array, layout):
     if array.ndim:

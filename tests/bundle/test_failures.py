@@ -128,11 +128,16 @@ def test_whenever_the_folder_vanishes_an_os_error_says_so_or_the_next_dump_makes
         shutil.rmtree(root)
 
 
-def test_where_nothing_may_be_written_the_error_says_so_and_nothing_is_left(tmp_path, run):
-    told = run("refusals", tmp_path, prefix=own_mounts())
+def test_on_a_disk_that_is_read_only_the_error_says_so_and_nothing_is_left(tmp_path, run):
+    told = run("refusals", "read-only", tmp_path, prefix=own_mounts())
 
-    assert told["read-only"] == {"said": "Read-only file system", "left": []}
-    assert told["closed"] == {"said": "Permission denied", "left": []}
+    assert told == {"said": "Read-only file system", "left": []}
+
+
+def test_in_a_folder_that_is_closed_the_error_says_so_and_nothing_is_left(tmp_path, run):
+    told = run("refusals", "closed", tmp_path)
+
+    assert told == {"said": "Permission denied", "left": []}
 
 
 def test_the_error_of_an_unfinished_dump_says_where_it_lies(swift):

@@ -7,7 +7,6 @@ import json
 import random
 import shutil
 import sys
-import time
 import tracemalloc
 import zipfile
 from contextlib import contextmanager
@@ -23,9 +22,8 @@ FIRST = "state/00000.npy"
 
 
 def assert_refused(path, *words: str) -> None:
-    """Assert that it is refused by verify, by reading and by loading, quickly and in no memory."""
+    """Assert that it is refused by verify, by reading and by loading, in no memory."""
     tracemalloc.start()
-    started = time.monotonic()
     problems = verify(path)
     assert problems
     said = "\n".join(f"{problem.file}: {problem.says}" for problem in problems)
@@ -37,7 +35,6 @@ def assert_refused(path, *words: str) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 64 << 20
-    assert time.monotonic() - started < 20
     assert said.isprintable() or "\n" in said
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from divergence_doctor.bundle._json import MAX_DEPTH, decode, encode, number
@@ -26,6 +26,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(), VALUES, max_size=4))
 def test_what_json_can_hold_comes_back_as_it_was_exact_or_not(value):
     for exact in (False, True):
@@ -34,6 +35,7 @@ def test_what_json_can_hold_comes_back_as_it_was_exact_or_not(value):
         assert text.isascii()
 
 
+@settings(deadline=None)
 @given(st.floats())
 def test_every_float_comes_back_as_a_number(value):
     back = number(decode(encode({"a": value}))["a"])
