@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
 from divergence_doctor._clean import clean
 from divergence_doctor.bundle._folder import opened, read
-from divergence_doctor.bundle._json import decode, number
+from divergence_doctor.bundle._json import decode, number, restored
 from divergence_doctor.bundle._manifest import (
     BATCH_FILE,
     HISTORY,
@@ -123,6 +123,8 @@ def _assemble(
         history = _history(parsed.get(HISTORY, {}))
     with damage(path, MANIFEST):
         batches = _batches(path, manifest.get("batches", []), files)
+    with damage(path, MODEL):
+        model = restored(parsed[MODEL]) if MODEL in parsed else None
     with damage(path, STATE):
         state = parsed.get(STATE, {})
         variables, absent = stored_variables(path, state.get("variables", []), files)
@@ -136,7 +138,7 @@ def _assemble(
         reason=_legible(parsed.get(REASON, {})),
         history=history,
         batches=batches,
-        model=parsed.get(MODEL),
+        model=model,
         variables=variables,
         absent=absent,
         generators=generators,

@@ -328,6 +328,12 @@ def test_two_variables_in_one_file_are_refused(tiny_bundle):
     assert_refused(tiny_bundle, "same file")
 
 
+def test_a_model_whose_numbers_are_none_is_refused(tiny_bundle):
+    put_json(tiny_bundle, "model.json", {"config": [{"$float": "rm -rf"}]})
+
+    assert_refused(tiny_bundle, "model.json", "is no number")
+
+
 @pytest.mark.parametrize(
     ("history", "word"),
     [

@@ -326,6 +326,38 @@ def test_what_json_cannot_hold_is_told_by_its_repr_and_costs_only_the_model(swif
     }
 
 
+def test_a_config_with_numbers_that_are_not_finite_comes_back_with_them(swift):
+    config = {"config": {"words": ["NaN"]}, "compile": {"optimizer": {"learning_rate": np.nan}}}
+
+    opened = open_bundle(write_bundle(swift, replace(tiny(), model=config)))
+
+    assert opened.model["config"] == {"words": ["NaN"]}
+    assert np.isnan(opened.model["compile"]["optimizer"]["learning_rate"])
+
+
+def test_what_cannot_be_encoded_costs_nothing_else(swift):
+    loop: list[object] = []
+    loop.append(loop)
+    given = replace(
+        tiny(),
+        manifest={"step": 3, "devices": loop},
+        generators={"numpy": loop},
+        batches=[Recorded(step=3, arrays={"x": np.ones(2)}, structure=loop)],
+    )
+
+    path = write_bundle(swift, given)
+
+    opened = open_bundle(path)
+    assert verify(path) == ()
+    assert [batch.step for batch in opened.batches] == [3]
+    assert [one.path for one in opened.variables] == ["w"]
+    assert [one["what"] for one in opened.manifest["dropped"]] == [
+        "manifest",
+        "structure",
+        "generators",
+    ]
+
+
 def test_a_variable_that_cannot_be_had_is_left_out_alone_and_named(swift):
     def gone():
         raise MemoryError("no host memory")
