@@ -7,7 +7,6 @@ import json
 import random
 import shutil
 import sys
-import time
 import tracemalloc
 import zipfile
 from contextlib import contextmanager
@@ -23,9 +22,8 @@ FIRST = "state/00000.npy"
 
 
 def assert_refused(path, *words: str) -> None:
-    """Assert that it is refused by verify, by reading and by loading, quickly and in no memory."""
+    """Assert that it is refused by verify, by reading and by loading, in no memory."""
     tracemalloc.start()
-    started = time.monotonic()
     problems = verify(path)
     assert problems
     said = "\n".join(f"{problem.file}: {problem.says}" for problem in problems)
@@ -37,7 +35,6 @@ def assert_refused(path, *words: str) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 64 << 20
-    assert time.monotonic() - started < 20
     assert said.isprintable() or "\n" in said
 
 
@@ -273,9 +270,15 @@ BAD_ARRAYS = {
 def test_an_array_that_is_not_what_it_is_said_to_be_is_refused(tiny_bundle, case):
     put(tiny_bundle, FIRST, BAD_ARRAYS[case])
 
+    (problem,) = verify(tiny_bundle)
+    assert (problem.file, problem.what) == (FIRST, "malformed")
+    tracemalloc.start()
     with pytest.raises(RefusedError) as raised:
         load(tiny_bundle)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
     assert raised.value.exit_status == 4
+    assert peak < 64 << 20
 
 
 @pytest.mark.parametrize(
@@ -323,6 +326,12 @@ def test_two_variables_in_one_file_are_refused(tiny_bundle):
     put_json(tiny_bundle, "state.json", state)
 
     assert_refused(tiny_bundle, "same file")
+
+
+def test_a_model_whose_numbers_are_none_is_refused(tiny_bundle):
+    put_json(tiny_bundle, "model.json", {"config": [{"$float": "rm -rf"}]})
+
+    assert_refused(tiny_bundle, "model.json", "is no number")
 
 
 @pytest.mark.parametrize(
