@@ -8,6 +8,7 @@ or a NaN is no error here; it is what the doctor diagnoses.
 from __future__ import annotations
 
 import re
+import reprlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -211,7 +212,7 @@ def _recorded(told: Any, batch: Batch, sparse: list[str], *, depth: int) -> Any:
     raise BatchError(
         "bad-structure",
         f"the recorded structure of {clean(batch.source.rpartition('/')[2])} makes no sense",
-        why=f"there is no array for {clean(str(told), 80)}",
+        why=f"there is no array for {clean(reprlib.repr(told), 80)}",
         fix="look for damage in the bundle: doctor verify BUNDLE",
     )
 
