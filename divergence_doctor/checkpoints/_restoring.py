@@ -1,8 +1,8 @@
 """Which variable of the model does each stored array belong to? By order, by path, or not at all.
 
-The same code makes the same variables in the same order, but not always of the same names: Keras
-numbers layers and generators through the whole process, and puts the model's name in front or not.
-So the order decides where it fits in every name, shape and dtype; else the path does.
+Where every path is found, the paths decide. But the same code makes the same variables in the same
+order, and not always of the same names: Keras numbers layers and generators through the whole
+process. So else the order decides, where it fits in every shape, dtype and last word of the name.
 """
 
 from __future__ import annotations
@@ -71,15 +71,14 @@ def put_back(stored: Sequence[Any], variables: Sequence[Any], *, root: str) -> P
 def _paired(
     stored: Sequence[Any], variables: Sequence[Any], root: str, pairs: Pairs
 ) -> list[tuple[Any, Any]]:
-    in_order = list(zip(stored, variables, strict=False))
-    alike = len(stored) == len(variables) and all(_fits(one, v) for one, v in in_order)
-    if alike and all(_stem(one.path, root) == _stem(v.path, root) for one, v in in_order):
-        return in_order
     by_path = {_bare(v.path, root): v for v in variables}
     found = [(one, by_path.get(_bare(one.path, root))) for one in stored]
     known = [(one, v) for one, v in found if v is not None and _fits(one, v)]
     distinct = len(by_path) == len(variables)
-    if alike and not (distinct and len(known) == len(stored)):
+    if distinct and len(known) == len(stored) == len(variables):
+        return known
+    in_order = list(zip(stored, variables, strict=False))
+    if len(stored) == len(variables) and all(_fits(one, v) for one, v in in_order):
         pairs.renamed += [
             f"{clean(v.path, 60)} took {clean(one.path, 60)}"
             for one, v in in_order
