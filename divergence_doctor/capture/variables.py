@@ -98,7 +98,11 @@ def every_optimizer(models: Sequence[Any], optimizers: Sequence[Any]) -> list[An
     """Return the optimizers: those given, those the models are compiled with, and their others."""
     import keras
 
-    held = [value for model in models for value in (model.optimizer, *vars(model).values())]
+    held = [
+        value
+        for model in models
+        for value in (getattr(model, "optimizer", None), *vars(model).values())
+    ]
     candidates = [*optimizers, *held]
     mine = {id(c): c for c in candidates if isinstance(c, keras.optimizers.Optimizer)}
     return list(mine.values())
