@@ -69,12 +69,9 @@ def watched(models: Sequence[Any], optimizers: Sequence[Any]) -> list[Watched]:
             kept = role in _CHECKED and is_floating(dtype)
             owner = "slots" if role == "optimizer" else "weights"
             signed = not kept or may_be_negative(owner, path, optimizer)
-            found.append(
-                Watched(
-                    variable, role, path, str(variable.name), dtype, signed, kept,
-                    seams.is_on_host(variable), seams.reader(variable),
-                )  # fmt: skip
-            )
+            reader, on_host = seams.reader(variable), seams.is_on_host(variable)
+            name = str(variable.name)
+            found.append(Watched(variable, role, path, name, dtype, signed, kept, on_host, reader))
 
     for model in models:
         add(model.weights, "weight")

@@ -15,7 +15,9 @@ def _made(keras):
     import tensorflow as tf
 
     keras.utils.set_random_seed(0)
-    model = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(4), keras.layers.Dense(1)])
+    model = keras.Sequential(
+        [keras.Input((FEATURES,)), keras.layers.Dense(4), keras.layers.Dense(1)]
+    )
     optimizer = keras.optimizers.Adam(0.01)
 
     @tf.function
@@ -100,9 +102,7 @@ def test_several_models_and_optimizers_are_kept_together(keras, tmp_path):
     first, second = keras.optimizers.SGD(0.1, momentum=0.9), keras.optimizers.Adam(0.1)
     first.build(one.trainable_variables)
     second.build(other.trainable_variables)
-    recorder = FlightRecorder(
-        tmp_path, model=[one, other], optimizer=[first, second], verbose=0
-    )
+    recorder = FlightRecorder(tmp_path, model=[one, other], optimizer=[first, second], verbose=0)
     with recorder.step(np.zeros((1, 2))) as step:
         step.loss = float("inf")
     bundle = open_bundle(recorder.bundles[0])

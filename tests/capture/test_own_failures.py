@@ -152,10 +152,16 @@ def test_a_folder_that_cannot_be_written_is_refused_before_training_begins(keras
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"on_failure": "explode"}, {"budget": 0}, {"budget": 2.0}, {"snapshot_every": 0},
-        {"spike": 1.0}, {"keep": 0}, {"max_bytes": 0}, {"ring_bytes": 0},
+        {"on_failure": "explode"},
+        {"budget": 0},
+        {"budget": 2.0},
+        {"snapshot_every": 0},
+        {"spike": 1.0},
+        {"keep": 0},
+        {"max_bytes": 0},
+        {"ring_bytes": 0},
     ],
-)  # fmt: skip
+)
 def test_an_argument_that_cannot_be_is_told_at_once(tmp_path, wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):
         FlightRecorder(tmp_path, **wrong)
@@ -167,7 +173,8 @@ from tests.capture._models import BATCH, dropout, poisoned
 from divergence_doctor import FlightRecorder
 recorder = FlightRecorder(sys.argv[1], verbose=0, keep=3)
 x, y = poisoned()
-dropout(run_eagerly=True).fit(x, y, batch_size=BATCH, shuffle=False, verbose=0, callbacks=[recorder])
+model = dropout(run_eagerly=True)
+model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0, callbacks=[recorder])
 print(recorder.bundles[0].name)
 """
 
@@ -180,8 +187,11 @@ def test_several_workers_write_into_one_folder(tmp_path):
         running.append(
             subprocess.Popen(
                 [sys.executable, "-c", SEVERAL, str(tmp_path)],
-                env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True,
-            )  # fmt: skip
+                env=environment,
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
         )
     names = [process.communicate(timeout=300)[0].split()[-1] for process in running]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)

@@ -15,9 +15,7 @@ from tests.capture._models import BATCH, FEATURES, custom, data, dropout, half, 
 
 
 def _fit(model, x, y, recorder, **how):
-    return model.fit(
-        x, y, batch_size=BATCH, shuffle=False, verbose=0, callbacks=[recorder], **how
-    )
+    return model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0, callbacks=[recorder], **how)
 
 
 def _only(recorder):
@@ -134,8 +132,6 @@ def test_a_spike_is_told_where_it_was_asked_for(keras, tmp_path):
 
 
 # ------------------------------------------------------------------------------ of the state
-
-
 
 
 def test_weights_that_die_while_the_loss_stays_finite_are_found(keras, tmp_path):
@@ -385,9 +381,7 @@ def test_a_second_episode_is_told_once_the_state_was_sound_again(keras, tmp_path
     model.optimizer.build(model.trainable_variables)
     good = [variable.numpy() for variable in model.variables]
     slots = [variable.numpy() for variable in model.optimizer.variables]
-    recorder = FlightRecorder(
-        tmp_path, on_failure="continue", snapshot_every=1, keep=2, verbose=0
-    )
+    recorder = FlightRecorder(tmp_path, on_failure="continue", snapshot_every=1, keep=2, verbose=0)
     x, y = poisoned()
     model.fit(x, y, batch_size=BATCH, shuffle=False, epochs=4, verbose=0,
               callbacks=[recorder, Heals()])  # fmt: skip
