@@ -243,5 +243,6 @@ def rate(optimizer: Any) -> tuple[Any, Any]:
 
     held = getattr(optimizer, "_learning_rate", None)
     if isinstance(held, keras.optimizers.schedules.LearningRateSchedule):
-        return optimizer.iterations, held
+        # Where gradients are accumulated, `iterations` is a number and no variable.
+        return getattr(optimizer, "_iterations", optimizer.iterations), held
     return (held, None) if isinstance(held, keras.Variable) else (None, None)

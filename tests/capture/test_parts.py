@@ -184,7 +184,7 @@ def test_a_traceback_is_told_without_our_frames():
     trace = without_ours(error.__traceback__)
     files = [frame.filename for frame in traceback.extract_tb(trace)]
     assert set(files) == {__file__}
-    assert len(files) == len(traceback.extract_tb(error.__traceback__)) - 1
+    assert len(files) == len(traceback.extract_tb(error.__traceback__)) - 2
     clean_chain(error)
     assert len(traceback.extract_tb(error.__traceback__)) == len(files)
 
