@@ -8,14 +8,10 @@ what the manifest says of the run, early, so that an interrupted dump has it; th
 
 from divergence_doctor.bundle._contents import Contents, Recorded, Variable
 from divergence_doctor.bundle._filesystem import REAL, FileSystem
-from divergence_doctor.bundle._read import (
-    Bundle,
-    StoredBatch,
-    StoredVariable,
-    is_bundle,
-    open_bundle,
-)
+from divergence_doctor.bundle._opening import is_bundle
+from divergence_doctor.bundle._read import Bundle, StoredBatch, open_bundle
 from divergence_doctor.bundle._salvage import salvage
+from divergence_doctor.bundle._variables import StoredVariable
 from divergence_doctor.bundle._verify import Problem, verify
 from divergence_doctor.bundle._write import write_bundle
 

@@ -104,6 +104,8 @@ class Dump:
     _dropped: list[_Dropped] = field(default_factory=list)
     _groups: list[_Group] = field(default_factory=list)
     _dtypes: dict[int, dict[str, str]] = field(default_factory=dict)
+    _given: Mapping[str, Any] = field(default_factory=dict)
+    _structures: dict[int, Any] = field(default_factory=dict)
 
     def write(self, name: Name) -> None:
         """Write everything, the manifest last.
@@ -114,6 +116,9 @@ class Dump:
         contents = self.contents
         self.draft.reserve(_RESERVED if self.free is None else min(_RESERVED, self.free // 4))
         self._write_reason()
+        self._given = self._encodable("manifest", contents.manifest) or {}
+        for one in contents.batches if self.data else ():
+            self._structures[one.step] = self._encodable("structure", one.structure)
         self._optional("context", CONTEXT, lambda: encode(self._context(name)))
         self._optional("history", HISTORY, lambda: encode(_last_steps(contents.history)))
         if self.data:
@@ -145,6 +150,15 @@ class Dump:
                 self._dropped[index] = replace(former, files=former.files + told.files)
                 return
         self._dropped.append(told)
+
+    def _encodable(self, what: str, value: Any) -> Any:
+        """Return the value if it can be written as JSON; else ``None``, and say why."""
+        try:
+            encode({what: value})
+        except Exception as error:  # noqa: BLE001 - one odd value must not cost the bundle
+            self._leave_out(what, error)
+            return None
+        return value
 
     def _write_reason(self) -> None:
         text = encode_reason(self.contents.reason)
@@ -204,7 +218,7 @@ class Dump:
         index = {
             "schema": STATE_SCHEMA,
             "variables": [_told(file, one) for file, one in named.items()],
-            "generators": self.contents.generators,
+            "generators": self._encodable("generators", self.contents.generators) or {},
         }
         self._optional("state", STATE, lambda: encode(index))
         small, weights, optimizer = (
@@ -297,12 +311,12 @@ class Dump:
 
     def _members(self, name: Name) -> dict[str, Any]:
         """Return what the manifest says, as things stand now."""
-        model = self.contents.manifest.get("model")
+        model = self._given.get("model")
         said = model.get("why") if isinstance(model, dict) else None
         dropped = next((one.why for one in self._dropped if one.what == "model"), None)
         whole = self.contents.model is not None and dropped is None
         return {
-            **self.contents.manifest,
+            **self._given,
             "written": {
                 "time": name.stamp,
                 "host": name.host,
@@ -325,7 +339,7 @@ class Dump:
         return {
             "step": recorded.step,
             "file": _batch_file(recorded),
-            "structure": recorded.structure,
+            "structure": self._structures.get(recorded.step),
             "before_snapshot": recorded.before_snapshot,
             "dtypes": self._dtypes.get(recorded.step, {}),
         }

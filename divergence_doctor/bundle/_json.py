@@ -15,6 +15,8 @@ from typing import Any, Final
 import numpy as np
 
 MAX_DEPTH: Final = 200
+#: The only member of an object that stands for a number that is not finite.
+FLOAT: Final = "$float"
 _NONFINITE: Final = frozenset({"NaN", "Infinity", "-Infinity"})
 _LONGEST_REPR: Final = 400
 
@@ -24,7 +26,9 @@ def encode(value: Any, *, exact: bool = False) -> bytes:
 
     Args:
         value: dicts, lists, strings, numbers; NumPy's and paths, too.
-        exact: refuse what JSON cannot hold, instead of telling it by its ``repr``.
+        exact: refuse what JSON cannot hold, instead of telling it by its ``repr``; and write a
+            number that is not finite as ``{"$float": "NaN"}``, which :func:`restored` tells from
+            a text.
 
     Raises:
         TypeError: ``exact``, and the value holds something else.
@@ -41,6 +45,8 @@ def _plain(value: Any, *, exact: bool, depth: int) -> Any:
     if isinstance(value, np.generic | np.ndarray):
         value = _python(value)
     if isinstance(value, Mapping):
+        if exact and FLOAT in value:
+            raise TypeError(f"a member called {FLOAT} would be taken for a number")
         return {
             _key(key, exact=exact): _plain(item, exact=exact, depth=depth + 1)
             for key, item in value.items()
@@ -59,7 +65,8 @@ def _scalar(value: Any, *, exact: bool) -> Any:
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
-        return _finite(float(value))
+        told = _finite(float(value))
+        return {FLOAT: told} if exact and isinstance(told, str) else told
     if isinstance(value, PurePath):
         return str(value)
     if exact:
@@ -109,6 +116,24 @@ def decode(text: bytes) -> dict[str, Any]:
         raise ValueError("it is no JSON object")  # noqa: TRY004 - what is wrong is the file
     if _deeper(value):
         raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
+    return value
+
+
+def restored(value: Any) -> Any:
+    """Return what was encoded exactly, with its numbers that are not finite.
+
+    Raises:
+        ValueError: an object that is to be such a number is none.
+    """
+    if isinstance(value, dict):
+        if FLOAT not in value:
+            return {key: restored(item) for key, item in value.items()}
+        told = value[FLOAT]
+        if len(value) > 1 or not isinstance(told, str):
+            raise ValueError(f"an object with {FLOAT} in it is no number")
+        return number(told)
+    if isinstance(value, list):
+        return [restored(item) for item in value]
     return value
 
 

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, final
-
-import numpy as np
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
 from divergence_doctor._clean import clean
-from divergence_doctor.bundle._arrays import PIECE, read_header
-from divergence_doctor.bundle._dtypes import from_stored, storable, stored_as
-from divergence_doctor.bundle._folder import NotPlainError, opened, read
-from divergence_doctor.bundle._json import decode, number
+from divergence_doctor.bundle._folder import opened, read
+from divergence_doctor.bundle._json import decode, number, restored
 from divergence_doctor.bundle._manifest import (
     BATCH_FILE,
     HISTORY,
@@ -24,24 +18,17 @@ from divergence_doctor.bundle._manifest import (
     MODEL,
     REASON,
     STATE,
-    STATE_FILE,
-    NewerError,
-    unseal,
 )
-from divergence_doctor.bundle._names import PARTIAL
-from divergence_doctor.errors import CheckpointError, LimitError, NotFoundError, RefusedError
+from divergence_doctor.bundle._opening import damage, read_manifest
+from divergence_doctor.bundle._variables import StoredVariable, stored_variables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
     from divergence_doctor.bundle._draft import Entry
 
 _LONGEST: Final = 64 << 10
-#: What a mended copy of a bundle takes.
-_FIX: Final = "copy it again from where it was written, or save what is whole: doctor salvage"
 
 
 class StoredBatch(NamedTuple):
@@ -58,70 +45,6 @@ class StoredBatch(NamedTuple):
     path: Path
     structure: Any
     before_snapshot: bool
-
-
-@final
-@dataclass(frozen=True, slots=True, eq=False)
-class StoredVariable:
-    """One variable of the model's state, on the disk.
-
-    Attributes:
-        role: ``weight``, ``seed``, ``metric``, ``optimizer``, ``loss-scale`` or ``other``.
-        path: ``variable.path`` of Keras, as it was: to be escaped where it is shown.
-        name: ``variable.name``, likewise.
-        shape: its shape.
-        dtype: its true dtype.
-        file: where it lies in the bundle.
-    """
-
-    role: str
-    path: str
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    file: str
-    _bundle: Path = field(repr=False)
-    _entry: Entry = field(repr=False)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that :meth:`load` takes."""
-        return self._entry.size
-
-    def load(self) -> NDArray[Any]:
-        """Return the value, in its true dtype (of ml_dtypes where NumPy has none such).
-
-        Raises:
-            RefusedError: the file is not as it was written.
-            LimitError: it does not fit into memory.
-        """
-        with _damage(self._bundle, self.file), opened(self._bundle, self.file) as (stream, size):
-            return from_stored(self._load(stream, size), self.dtype)
-
-    def _load(self, stream: IO[bytes], size: int) -> NDArray[Any]:
-        if size != self._entry.size:
-            raise ValueError(f"it holds {size:,} bytes instead of {self._entry.size:,}")
-        header = read_header(stream, size)
-        if header.dtype != np.dtype(stored_as(self.dtype)) or header.shape != self.shape:
-            raise ValueError("its dtype or shape is not the one that state.json gives")
-        if size > _memory():
-            raise _too_large(self._bundle, self.file, size)
-        try:
-            buffer = np.empty(header.nbytes, np.uint8)
-        except MemoryError:
-            raise _too_large(self._bundle, self.file, size) from None
-        stream.seek(0)
-        seen = hashlib.sha256(stream.read(header.offset))
-        view = buffer.data
-        for start in range(0, header.nbytes, PIECE):
-            piece = view[start : start + PIECE]
-            if stream.readinto(piece) != len(piece):  # type: ignore[attr-defined]
-                raise ValueError("it ended early")
-            seen.update(piece)
-        if seen.hexdigest() != self._entry.sha256:
-            raise ValueError("its bytes are not those that were written")
-        flat = buffer.view(header.dtype)
-        return flat.reshape(header.shape, order="F" if header.fortran else "C")
 
 
 @final
@@ -157,11 +80,6 @@ class Bundle:
     generators: Mapping[str, Any]
 
 
-def is_bundle(path: Path) -> bool:
-    """Say whether a path is a folder that is meant to be a bundle; its contents are not read."""
-    return path.is_dir() and (path / MANIFEST).is_file() and (path / REASON).is_file()
-
-
 def open_bundle(path: Path) -> Bundle:
     """Open a bundle: what is JSON in it is read and checked, arrays are left where they are.
 
@@ -175,7 +93,7 @@ def open_bundle(path: Path) -> Bundle:
     """
     manifest, files = read_manifest(path)
     for entry in files.values():
-        with _damage(path, entry.name), opened(path, entry.name) as (_, size):
+        with damage(path, entry.name), opened(path, entry.name) as (_, size):
             if size != entry.size:
                 raise ValueError(f"it holds {size:,} bytes instead of {entry.size:,}")
     texts: dict[str, bytes] = {
@@ -183,10 +101,10 @@ def open_bundle(path: Path) -> Bundle:
         for name in (REASON, HISTORY, MODEL, STATE)
         if name in files
     }
-    return assemble(path, manifest, files, texts)
+    return _assemble(path, manifest, files, texts)
 
 
-def assemble(
+def _assemble(
     path: Path,
     manifest: Mapping[str, Any],
     files: Mapping[str, Entry],
@@ -199,15 +117,17 @@ def assemble(
     """
     parsed: dict[str, dict[str, Any]] = {}
     for name, text in texts.items():
-        with _damage(path, name):
+        with damage(path, name):
             parsed[name] = decode(text)
-    with _damage(path, HISTORY):
+    with damage(path, HISTORY):
         history = _history(parsed.get(HISTORY, {}))
-    with _damage(path, MANIFEST):
+    with damage(path, MANIFEST):
         batches = _batches(path, manifest.get("batches", []), files)
-    with _damage(path, STATE):
+    with damage(path, MODEL):
+        model = restored(parsed[MODEL]) if MODEL in parsed else None
+    with damage(path, STATE):
         state = parsed.get(STATE, {})
-        variables, absent = _variables(path, state.get("variables", []), files)
+        variables, absent = stored_variables(path, state.get("variables", []), files)
         generators = state.get("generators", {})
         if not isinstance(generators, dict):
             raise ValueError("generators is no object")  # noqa: TRY004 - of the file, not the caller
@@ -218,100 +138,15 @@ def assemble(
         reason=_legible(parsed.get(REASON, {})),
         history=history,
         batches=batches,
-        model=parsed.get(MODEL),
+        model=model,
         variables=variables,
         absent=absent,
         generators=generators,
     )
 
 
-def read_manifest(path: Path) -> tuple[dict[str, Any], dict[str, Entry]]:
-    """Return what a bundle's manifest says, and the files that it lists.
-
-    Raises:
-        NotFoundError: there is no such folder.
-        CheckpointError: it is no bundle, or one of a later version.
-        RefusedError: the manifest is damaged.
-    """
-    check_folder(path)
-    if not os.path.lexists(path / MANIFEST):
-        raise _no_manifest(path)
-    try:
-        with _damage(path, MANIFEST):
-            return unseal(read(path, MANIFEST, MAX_JSON))
-    except NewerError as error:
-        raise CheckpointError(
-            "newer-bundle",
-            f"{clean(path.name)} is a bundle of version {error}",
-            why="this divergence_doctor reads version 1",
-            fix="pip install -U divergence_doctor",
-        ) from None
-
-
-def check_folder(path: Path) -> None:
-    """Check that a path is a folder.
-
-    Raises:
-        NotFoundError: it is not.
-    """
-    if not path.exists():
-        raise NotFoundError(
-            "bundle-not-found",
-            f"there is no bundle {clean(str(path))}",
-            why="no folder has this path",
-            fix="give a folder crash-... that the flight recorder left",
-        )
-    if not path.is_dir():
-        raise CheckpointError(
-            "not-a-bundle",
-            f"{clean(str(path))} is not a crash bundle",
-            why="a crash bundle is a folder, and this is a file",
-            fix="give a folder crash-... that the flight recorder left",
-        )
-
-
-def _no_manifest(path: Path) -> CheckpointError | RefusedError:
-    if os.path.lexists(path / REASON):
-        return RefusedError(
-            "unfinished-bundle",
-            f"{clean(path.name)} was not finished",
-            why=f"it has no {MANIFEST}, which is written last"
-            + ("" if path.name.endswith(PARTIAL) else ", or has lost it"),
-            fix=f"save what is whole in it: doctor salvage {clean(str(path))}",
-        )
-    held = sorted(path.glob("crash-*"))
-    return CheckpointError(
-        "not-a-bundle",
-        f"{clean(str(path))} is not a crash bundle",
-        why=f"it holds no {MANIFEST}"
-        + (f", but bundles, such as {clean(held[-1].name)}" if held else ""),
-        fix="give a folder crash-... that the flight recorder left",
-    )
-
-
-@contextmanager
-def _damage(path: Path, name: str) -> Iterator[None]:
-    """Turn what is wrong with a file into the error that says so."""
-    try:
-        yield
-    except PermissionError as error:
-        raise CheckpointError(
-            "not-readable",
-            f"{clean(name)} of {clean(path.name)} cannot be read",
-            why="the file's permissions forbid it",
-            fix=f"chmod -R u+rX {clean(str(path))}",
-        ) from error
-    except (NotPlainError, ValueError, OSError) as error:
-        raise RefusedError(
-            "damaged-bundle",
-            f"{clean(name)} of {clean(path.name)} is damaged",
-            why=clean(str(error), 200) or type(error).__name__,
-            fix=_FIX,
-        ) from error
-
-
 def _checked(path: Path, entry: Entry, limit: int) -> bytes:
-    with _damage(path, entry.name):
+    with damage(path, entry.name):
         text = read(path, entry.name, limit)
         if hashlib.sha256(text).hexdigest() != entry.sha256:
             raise ValueError("its bytes are not those that were written")
@@ -350,57 +185,6 @@ def _batches(path: Path, listed: Any, files: Mapping[str, Entry]) -> tuple[Store
     return tuple(sorted(found, key=lambda batch: batch.step))
 
 
-def _variables(
-    path: Path, listed: Any, files: Mapping[str, Entry]
-) -> tuple[tuple[StoredVariable, ...], tuple[str, ...]]:
-    """Return the variables that are there, and the paths of those that are not."""
-    if not isinstance(listed, list):
-        raise ValueError("variables is no list")  # noqa: TRY004 - of the file
-    told = [_told(item) for item in listed]
-    names = [one["file"] for one in told]
-    if len(set(names)) < len(names):
-        raise ValueError("two of its variables lie in the same file")
-    there = tuple(_variable(path, one, files[one["file"]]) for one in told if one["file"] in files)
-    return there, tuple(clean(one["path"]) for one in told if one["file"] not in files)
-
-
-def _told(item: Any) -> dict[str, Any]:
-    """Return one entry of ``state.json``, checked."""
-    if not isinstance(item, dict):
-        raise ValueError("one of its variables is no object")  # noqa: TRY004 - of the file
-    for key in ("file", "role", "path", "name", "dtype"):
-        text = item.get(key)
-        if not isinstance(text, str) or len(text) > _LONGEST:
-            raise ValueError(f"one of its variables lacks its {key}")
-    if STATE_FILE.fullmatch(item["file"]) is None:
-        raise ValueError(f"one of its variables lies in {item['file']!r:.120}")
-    if not storable(item["dtype"]):
-        raise ValueError(f"the variable in {item['file']} has the dtype {item['dtype']!r:.40}")
-    return item
-
-
-def _variable(path: Path, told: Mapping[str, Any], entry: Entry) -> StoredVariable:
-    shape = told.get("shape")
-    if shape is None:
-        with opened(path, entry.name) as (stream, size):
-            shape = list(read_header(stream, size).shape)
-    if not isinstance(shape, list) or not all(
-        isinstance(length, int) and not isinstance(length, bool) and 0 <= length < 1 << 62
-        for length in shape
-    ):
-        raise ValueError(f"the variable in {entry.name} has the shape {shape!r:.60}")
-    return StoredVariable(
-        role=told["role"],
-        path=told["path"],
-        name=told["name"],
-        shape=tuple(shape),
-        dtype=told["dtype"],
-        file=entry.name,
-        _bundle=path,
-        _entry=entry,
-    )
-
-
 def _legible(value: Any) -> Any:
     """Return JSON from a stranger with its texts fit to be shown; texts keep their lines."""
     if isinstance(value, str):
@@ -410,19 +194,3 @@ def _legible(value: Any) -> Any:
     if isinstance(value, list):
         return [_legible(item) for item in value]
     return value
-
-
-def _memory() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        return 1 << 62
-
-
-def _too_large(path: Path, file: str, size: int) -> LimitError:
-    return LimitError(
-        "out-of-memory",
-        f"{clean(file)} of {clean(path.name)} does not fit into memory",
-        why=f"it takes {size:,} bytes",
-        fix="open the bundle on a machine with more memory",
-    )

@@ -11,6 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from divergence_doctor.bundle._filesystem import sync_folder
 from divergence_doctor.bundle._manifest import REASON
 from divergence_doctor.bundle._names import STAMP, TRASH, Name, parse, parse_partial
 
@@ -52,16 +53,21 @@ def sweep(fs: FileSystem, root: Path, ours: Name, *, keep: int) -> None:
     """
     with suppress(OSError):
         names = fs.listdir(root)
-        for name in names:
-            trashed = parse(name.removeprefix(TRASH)) if name.startswith(TRASH) else None
-            if trashed is not None and trashed.kin(ours):
-                remove(fs, root / name)
+        trash = [name for name in names if _is_trash_of(name, ours)]
         for name in _surplus(names, ours, keep):
             with suppress(OSError):
                 fs.rename(root / name, root / f"{TRASH}{name}")
-                remove(fs, root / f"{TRASH}{name}")
-        for name in _left_behind(root, names, ours, keep):
+                trash.append(f"{TRASH}{name}")
+        if trash:
+            # After a loss of power, half of one must not have its old name again.
+            sync_folder(fs, root)
+        for name in [*trash, *_left_behind(root, names, ours, keep)]:
             remove(fs, root / name)
+
+
+def _is_trash_of(name: str, ours: Name) -> bool:
+    found = parse(name.removeprefix(TRASH)) if name.startswith(TRASH) else None
+    return found is not None and found.kin(ours)
 
 
 def remove(fs: FileSystem, path: Path, depth: int = 0) -> None:
@@ -87,7 +93,7 @@ def _surplus(names: list[str], ours: Name, keep: int) -> list[str]:
         if (found := parse(name)) is not None and found.kin(ours) and found.older_than(ours)
     ]
     older.sort()
-    return [name for _, _, name in older[: max(len(older) - (max(keep, 1) - 1), 0)]]
+    return [name for _, _, name in older[: max(len(older) + 1 - keep, 0)]]
 
 
 def _left_behind(root: Path, names: list[str], ours: Name, keep: int) -> list[str]:

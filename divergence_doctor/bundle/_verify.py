@@ -10,7 +10,8 @@ from divergence_doctor._clean import clean
 from divergence_doctor.bundle._arrays import PIECE, check_npz, read_header
 from divergence_doctor.bundle._folder import NotPlainError, opened, walk
 from divergence_doctor.bundle._manifest import MANIFEST, MAX_FILES
-from divergence_doctor.bundle._read import open_bundle, read_manifest
+from divergence_doctor.bundle._opening import read_manifest
+from divergence_doctor.bundle._read import open_bundle
 from divergence_doctor.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -130,6 +131,8 @@ def _contents(path: Path, files: Mapping[str, Entry]) -> list[Problem]:
     """Return what is wrong with a bundle each of whose files is as it was written."""
     try:
         bundle = open_bundle(path)
+        for variable in bundle.variables:
+            variable.check()
     except RefusedError as error:
         return [Problem(error.message.partition(" of ")[0], "malformed", error.why)]
     spoken_for = {variable.file for variable in bundle.variables}

@@ -25,6 +25,9 @@ def lines(bundle: Bundle) -> Iterator[str]:
     yield f"model     {'its config' if bundle.model is not None else _why_no_model(bundle)}"
     size = sum(entry.size for entry in bundle.files.values())
     yield f"size      {_size(size)} in {_count(len(bundle.files) + 1, 'file')}"
+    missing = bundle.manifest.get("missing")
+    for item in missing if isinstance(missing, list) else []:
+        yield f"missing   {clean(str(item), _LONGEST)}"
     dropped = bundle.manifest.get("dropped")
     for item in dropped if isinstance(dropped, list) else []:
         if isinstance(item, dict):

@@ -33,7 +33,7 @@ def salvage(
     screen.text(f"✓ What is whole of it is now {clean(str(made))}", "green")
     for line in lines(open_bundle(made)):
         screen.text(line)
-    screen.text(f"Look closer: doctor verify {clean(str(made))}")
+    screen.text(f"explain   doctor replay {clean(str(made))}")
     screen.show()
 
 

@@ -62,6 +62,7 @@ def _show_problems(bundle: Path, problems: Sequence[Problem]) -> None:
 
 
 def _show(bundle: Bundle) -> None:
+    from divergence_doctor._clean import clean
     from divergence_doctor.cli._bundle_lines import lines
     from divergence_doctor.cli._screen import Screen
 
@@ -69,6 +70,7 @@ def _show(bundle: Bundle) -> None:
     screen.text(f"✓ {bundle.path.name} is whole: every file is as it was written.", "green")
     for line in lines(bundle):
         screen.text(line)
+    screen.text(f"explain   doctor replay {clean(str(bundle.path))}")
     screen.show()
 
 

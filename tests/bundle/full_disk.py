@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from divergence_doctor.bundle import open_bundle, salvage, verify, write_bundle
@@ -30,12 +31,25 @@ class Unaware(Counting):
         return 1 << 50
 
 
-def one(folder: Path, size: int, *, aware: bool) -> dict[str, object]:
+class Filling(Unaware):
+    """Somebody else takes what is left once the last array is written."""
+
+    def fsync(self, descriptor: int) -> None:
+        super().fsync(descriptor)
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if path.name == "00013.npy":
+            with (path.parents[2] / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+                while True:
+                    filler.write(bytes(1 << 12))
+
+
+def one(folder: Path, size: int, fs: Counting) -> dict[str, object]:
     """Write onto a disk of so many KiB, and tell what became of it."""
     folder.mkdir()
     # Folders take none of a tmpfs' size.
     options = f"size={size}k,mode=700"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(folder)], check=True)  # noqa: S607 - as PATH has it
+    aware = not isinstance(fs, Unaware)
     told: dict[str, object] = {"size": size, "aware": aware, "free": _free(folder)}
     try:
         path = write_bundle(
@@ -43,7 +57,7 @@ def one(folder: Path, size: int, *, aware: bool) -> dict[str, object]:
             contents(units=UNITS),
             host=HOST,
             now=at(0),
-            fs=Counting() if aware else Unaware(),
+            fs=fs,
         )
     except OSError as error:
         told["error"] = error.strerror
@@ -76,11 +90,12 @@ def main() -> None:
     """Go through the sizes, once knowing what is free and once not."""
     root = Path(sys.argv[1])
     told = [
-        one(root / f"{size}-{aware}", size, aware=aware)
+        one(root / f"{size}-{kind.__name__}", size, kind())
         for size in SIZES
-        for aware in (True, False)
+        for kind in (Counting, Unaware)
     ]
-    print(json.dumps(told))  # noqa: T201 - the result
+    filled = one(root / "filled", max(SIZES), Filling())
+    print(json.dumps({"disks": told, "filled": filled}))  # noqa: T201 - the result
 
 
 if __name__ == "__main__":

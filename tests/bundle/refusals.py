@@ -1,8 +1,7 @@
 """Dump where nothing may be written; prints one JSON object.
 
-    unshare --mount python -m tests.bundle.refusals FOLDER
-
-A disk that is mounted read-only, and, as somebody else than root, a folder of root's.
+unshare --mount python -m tests.bundle.refusals read-only FOLDER
+python -m tests.bundle.refusals closed FOLDER
 """
 
 from __future__ import annotations
@@ -30,21 +29,25 @@ def outcome(folder: Path) -> dict[str, object]:
     return {"said": said, "left": [path.name for path in folder.iterdir()]}
 
 
-def main() -> None:
-    """Try both."""
-    root = Path(sys.argv[1])
-    disk, closed = root / "disk", root / "closed"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", str(disk)], check=True)  # noqa: S607 - as PATH has it
-    told = {"read-only": outcome(disk)}
-    closed.mkdir()
-    closed.chmod(0o555)
+def read_only(folder: Path) -> dict[str, object]:
+    """Try a disk that is mounted read-only; needs a mount namespace of its own."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", str(folder)], check=True)  # noqa: S607 - as PATH has it
+    return outcome(folder)
+
+
+def closed(folder: Path) -> dict[str, object]:
+    """Try a folder that its owner has closed, as somebody else where this is root."""
+    folder.chmod(0o555)
     # From inside: those above it may be closed to others altogether.
-    os.chdir(closed)
-    # Root may write anywhere; in a namespace of one's own one is nobody else.
-    if os.access(".", os.W_OK):
+    os.chdir(folder)
+    if os.getuid() == 0:
         os.setuid(NOBODY)
-    told["closed"] = outcome(Path())
+    return outcome(Path())
+
+
+def main() -> None:
+    """Try one of them."""
+    told = {"read-only": read_only, "closed": closed}[sys.argv[1]](Path(sys.argv[2]))
     print(json.dumps(told))  # noqa: T201 - the result
 
 

@@ -128,11 +128,16 @@ def test_whenever_the_folder_vanishes_an_os_error_says_so_or_the_next_dump_makes
         shutil.rmtree(root)
 
 
-def test_where_nothing_may_be_written_the_error_says_so_and_nothing_is_left(tmp_path, run):
-    told = run("refusals", tmp_path, prefix=own_mounts())
+def test_on_a_disk_that_is_read_only_the_error_says_so_and_nothing_is_left(tmp_path, run):
+    told = run("refusals", "read-only", tmp_path, prefix=own_mounts())
 
-    assert told["read-only"] == {"said": "Read-only file system", "left": []}
-    assert told["closed"] == {"said": "Permission denied", "left": []}
+    assert told == {"said": "Read-only file system", "left": []}
+
+
+def test_in_a_folder_that_is_closed_the_error_says_so_and_nothing_is_left(tmp_path, run):
+    told = run("refusals", "closed", tmp_path)
+
+    assert told == {"said": "Permission denied", "left": []}
 
 
 def test_the_error_of_an_unfinished_dump_says_where_it_lies(swift):
@@ -150,6 +155,38 @@ def test_the_error_of_an_unfinished_dump_says_where_it_lies(swift):
     assert str(partial) in note
     # Nothing was given up for it: there was room.
     assert len(open_bundle(salvage(partial, swift / "saved")).variables) == 14
+
+
+def test_what_can_neither_be_written_nor_removed_keeps_the_folder_from_being_a_bundle(swift):
+    class Stuck(Counting):
+        """One file's bytes are refused, and then it cannot be removed."""
+
+        def write(self, descriptor, data):
+            if descriptor == self.stuck:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().write(descriptor, data)
+
+        def open(self, path, flags):
+            descriptor = super().open(path, flags)
+            if path.name == "00003.npy":
+                self.stuck = descriptor
+            elif descriptor == self.stuck:
+                self.stuck = None
+            return descriptor
+
+        def unlink(self, path):
+            if path.name == "00003.npy":
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            super().unlink(path)
+
+        stuck: int | None = None
+
+    with pytest.raises(OSError, match="cannot be removed"):
+        write_bundle(swift, contents(), fs=Stuck())
+
+    assert finals(swift) == []
+    (partial,) = partials(swift)
+    assert len(open_bundle(salvage(partial, swift / "saved")).variables) == 13
 
 
 def test_what_a_caller_breaks_off_is_left_for_salvage(swift):

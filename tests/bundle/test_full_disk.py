@@ -8,9 +8,22 @@ from tests.bundle._mounts import own_mounts
 
 
 @pytest.fixture(scope="module")
-def disks(tmp_path_factory, run):
-    """What became of the same bundle on disks of 4 KiB to 4 MiB."""
+def made(tmp_path_factory, run):
+    """What became of the same bundle on small disks."""
     return run("full_disk", tmp_path_factory.mktemp("disks"), prefix=own_mounts())
+
+
+@pytest.fixture(scope="module")
+def disks(made):
+    """On disks of 4 KiB to 4 MiB, whether it was known how much is free or not."""
+    return made["disks"]
+
+
+def test_a_disk_that_somebody_fills_up_in_the_meantime_costs_nothing_that_was_written(made):
+    filled = made["filled"]
+
+    assert filled["dropped"] == []
+    assert filled["problems"] == []
 
 
 def test_a_bundle_on_a_full_disk_is_whole_or_not_there(disks):

@@ -10,10 +10,10 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from divergence_doctor.bundle._json import MAX_DEPTH, decode, encode, number
+from divergence_doctor.bundle._json import MAX_DEPTH, decode, encode, number, restored
 
 VALUES = st.recursive(
     st.none()
@@ -26,6 +26,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(), VALUES, max_size=4))
 def test_what_json_can_hold_comes_back_as_it_was_exact_or_not(value):
     for exact in (False, True):
@@ -34,6 +35,7 @@ def test_what_json_can_hold_comes_back_as_it_was_exact_or_not(value):
         assert text.isascii()
 
 
+@settings(deadline=None)
 @given(st.floats())
 def test_every_float_comes_back_as_a_number(value):
     back = number(decode(encode({"a": value}))["a"])
@@ -73,6 +75,22 @@ class Level(enum.IntEnum):
 )
 def test_what_a_training_script_hands_over_is_told_as_json(value, told):
     assert decode(encode({"a": value})) == {"a": told}
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.text(), VALUES | st.floats() | st.just("NaN"), max_size=4))
+def test_an_exact_encoding_tells_numbers_that_are_not_finite_from_texts(value):
+    back = restored(decode(encode({"a": [value]}, exact=True)))
+
+    assert repr(back) == repr({"a": [value]})
+
+
+def test_what_only_looks_like_such_a_number_is_refused():
+    with pytest.raises(TypeError, match=r"\$float"):
+        encode({"a": {"$float": 1}}, exact=True)
+    for value in ({"$float": "1"}, {"$float": 1}, {"$float": "NaN", "a": 1}, {"$float": ["NaN"]}):
+        with pytest.raises(ValueError, match="no number"):
+            restored({"a": [value]})
 
 
 def test_an_exact_encoding_refuses_what_json_cannot_hold():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -135,6 +137,42 @@ def test_the_batch_of_the_failing_step_outlives_the_older_ones(swift):
         "files": ["batches/00000002.npz", "batches/00000001.npz", "batches/00000000.npz"],
         "why": "no room for 40,384 bytes",
     }
+
+
+class Full(FileSystem):
+    """Has no room for the manifest as long as a file of a name is there."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def open(self, path: Path, flags: int) -> int:
+        if path.name == "manifest.json" and (path.parent / self.name).exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().open(path, flags)
+
+
+@pytest.mark.parametrize(
+    ("name", "dropped"),
+    [
+        ("state/00013.npy", ["optimizer"]),
+        ("state/00000.npy", ["optimizer", "weights"]),
+        ("batches/00000039.npz", ["optimizer", "weights", "batch"]),
+        ("state/00004.npy", ["optimizer", "weights", "batch", "small variables"]),
+        ("history.json", ["optimizer", "weights", "batch", "small variables", "state", "history"]),
+    ],
+)
+def test_on_a_disk_that_has_filled_up_the_least_valuable_makes_room_for_the_manifest(
+    swift, name, dropped
+):
+    path = write_bundle(swift, contents(**MADE), fs=Full(name), now=at(0))
+
+    assert verify(path) == ()
+    told = open_bundle(path).manifest["dropped"]
+    assert [one["what"] for one in told] == dropped
+    assert {one["why"] for one in told} == {"OSError: No space left on device"}
+    if name.startswith("batches"):
+        # Of the batches the oldest is enough.
+        assert kept(path)[1] == [40, 41]
 
 
 def test_a_manifest_that_does_not_fit_makes_room_by_dropping_the_least_valuable(swift):

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
-from divergence_doctor.bundle import verify, write_bundle
+from divergence_doctor.bundle import FileSystem, verify, write_bundle
 from tests.bundle._made import HOST, at, contents, finals, partials, tiny
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DAY = 86_400
 
@@ -148,3 +154,21 @@ def test_what_cannot_be_removed_does_not_cost_the_new_one(swift):
     path = write_bundle(swift, contents(), host=HOST, now=at(1), keep=1)
 
     assert verify(path) == ()
+
+
+def test_a_link_that_cannot_be_removed_is_not_followed_either(swift, tmp_path):
+    class Stuck(FileSystem):
+        def unlink(self, path: Path) -> None:
+            if path.is_symlink():
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            super().unlink(path)
+
+    (tmp_path / "precious").write_text("x")
+    old = write(swift, 1)
+    (old / "inside").symlink_to(tmp_path)
+
+    write(swift, DAY, keep=1, fs=Stuck())
+
+    assert not old.exists()
+    assert (swift / f".trash-{old.name}" / "inside").is_symlink()
+    assert (tmp_path / "precious").read_text() == "x"

@@ -10,6 +10,7 @@ import socket
 import pytest
 
 from divergence_doctor.bundle import open_bundle, verify, write_bundle
+from divergence_doctor.bundle._folder import NotPlainError, read
 from divergence_doctor.errors import CheckpointError, DoctorError, NotFoundError, RefusedError
 from tests.bundle._made import at, contents
 
@@ -109,6 +110,16 @@ def test_a_tiny_bundle_cut_anywhere_is_found(tiny_bundle):
         file.write_bytes(whole)
 
 
+@pytest.mark.parametrize("name", ["reason.json", "history.json", "model.json", "state.json"])
+def test_what_is_read_when_it_is_opened_is_compared_with_its_hash_there(tiny_bundle, name):
+    file = tiny_bundle / name
+    # White space alone, so that nothing but the hash can tell.
+    file.write_bytes(file.read_bytes().replace(b"{\n ", b"{ \n", 1))
+
+    with pytest.raises(RefusedError, match="not those that were written"):
+        open_bundle(tiny_bundle)
+
+
 def test_a_file_that_is_missing_is_named(bundle):
     for file in files(bundle):
         if file.name == "manifest.json":
@@ -176,6 +187,8 @@ def test_a_pipe_or_a_socket_is_refused_and_nobody_waits_for_it(bundle):
 
         problems = verify(bundle)
 
+        with pytest.raises(NotPlainError, match="no regular file"):
+            read(bundle, "reason.json", 100)
     told = {(problem.file, problem.what) for problem in problems}
     assert {("reason.json", "not-a-file"), ("history.json", "not-a-file")} <= told
     with pytest.raises(RefusedError):

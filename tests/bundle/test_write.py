@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -277,8 +278,9 @@ def test_a_folder_behind_a_link_is_as_good(swift):
     assert finals(swift / "real")
 
 
-def test_a_folder_of_a_name_of_255_bytes_is_as_good(swift):
-    assert verify(write_bundle(swift / ("ä" * 127), tiny())) == ()
+@pytest.mark.parametrize("name", [b"x" * 255, "ä".encode() * 127, b"\xff\xfe", b"a\nb \x1b[2J"])
+def test_a_folder_of_any_name_is_as_good(swift, name):
+    assert verify(write_bundle(swift / os.fsdecode(name), tiny())) == ()
 
 
 def test_where_the_folder_is_a_file_an_os_error_says_so(swift):
@@ -322,6 +324,38 @@ def test_what_json_cannot_hold_is_told_by_its_repr_and_costs_only_the_model(swif
         "config": None,
         "why": "TypeError: object has no place in JSON",
     }
+
+
+def test_a_config_with_numbers_that_are_not_finite_comes_back_with_them(swift):
+    config = {"config": {"words": ["NaN"]}, "compile": {"optimizer": {"learning_rate": np.nan}}}
+
+    opened = open_bundle(write_bundle(swift, replace(tiny(), model=config)))
+
+    assert opened.model["config"] == {"words": ["NaN"]}
+    assert np.isnan(opened.model["compile"]["optimizer"]["learning_rate"])
+
+
+def test_what_cannot_be_encoded_costs_nothing_else(swift):
+    loop: list[object] = []
+    loop.append(loop)
+    given = replace(
+        tiny(),
+        manifest={"step": 3, "devices": loop},
+        generators={"numpy": loop},
+        batches=[Recorded(step=3, arrays={"x": np.ones(2)}, structure=loop)],
+    )
+
+    path = write_bundle(swift, given)
+
+    opened = open_bundle(path)
+    assert verify(path) == ()
+    assert [batch.step for batch in opened.batches] == [3]
+    assert [one.path for one in opened.variables] == ["w"]
+    assert [one["what"] for one in opened.manifest["dropped"]] == [
+        "manifest",
+        "structure",
+        "generators",
+    ]
 
 
 def test_a_variable_that_cannot_be_had_is_left_out_alone_and_named(swift):

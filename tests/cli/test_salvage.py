@@ -31,7 +31,7 @@ def test_what_is_whole_becomes_a_bundle_in_the_working_folder(doctor, interrupte
     assert "died      non-finite-loss at step 41: the loss of step 41 is nan" in rest
     assert "state     4 weights, 1 seed, from before step 40; 9 are missing" in rest
     assert any(line.startswith("left out  damaged (state/00005.npy): ") for line in rest)
-    assert rest[-1] == f"Look closer: doctor verify {made.name}"
+    assert rest[-1] == f"explain   doctor replay {made.name}"
 
 
 def test_it_goes_where_it_is_told_and_nothing_there_is_overwritten(doctor, interrupted, elsewhere):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -28,15 +29,19 @@ def test_a_whole_bundle_is_told_to_be_whole_and_what_is_in_it(doctor, bundle):
         "model     its config",
     ]
     assert rest[4].startswith("size      ")
+    assert "".join(rest[5:]).replace(" ", "") == f"explaindoctorreplay{bundle}"
 
 
 def test_what_was_left_out_is_told(doctor, elsewhere):
-    path = write_bundle(elsewhere, contents(), data=False, max_bytes=8 << 10, now=at(0))
+    given = contents()
+    given = replace(given, manifest={**given.manifest, "missing": ["y: a Lambda"]})
+    path = write_bundle(elsewhere, given, data=False, max_bytes=8 << 10, now=at(0))
 
     said = doctor("verify", path)
 
     assert said.status == 0
     assert "batches   none; they were not to be written" in said.out
+    assert "missing   y: a Lambda\n" in said.out
     assert "left out  data: it was not wanted" in said.out
     assert (
         "left out  optimizer (state/00006.npy, state/00007.npy, state/00008.npy and 5 more): "
