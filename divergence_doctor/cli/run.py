@@ -49,7 +49,7 @@ def run(
         bool, typer.Option("--signals", help="Write a bundle on SIGTERM and Ctrl-C as well.")
     ] = False,
 ) -> None:
-    """Run a training script with the flight recorder in every fit and train_on_batch."""
+    """Run a training script with the flight recorder attached."""
     from divergence_doctor.capture.attachment import Attachment
     from divergence_doctor.capture.options import Options
     from divergence_doctor.capture.script import Script

@@ -11,6 +11,7 @@ import pytest
 from divergence_doctor import FlightRecorder
 from divergence_doctor.bundle import open_bundle, verify
 from divergence_doctor.capture import DivergenceError
+from tests.bundle._faults import Counting
 from tests.capture._models import BATCH, FEATURES, custom, data, dropout, half, normalised, poisoned
 
 
@@ -343,6 +344,28 @@ def test_a_signal_in_the_step_waits_for_its_end(keras, tmp_path):
     bundle = _only(recorder)
     assert bundle.reason["step"] == 2
     assert np.isfinite(bundle.history["step_loss"][2])
+
+
+def test_a_second_signal_does_not_wait_for_the_bundle(keras, tmp_path):
+    class Sends(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    class Again(Counting):
+        def before(self, call):
+            if len(self.calls) == 20:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    recorder = FlightRecorder(tmp_path, signals=True, verbose=0)
+    recorder.recorder.fs = Again()
+    x, y = data()
+    model = dropout()
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[Sends(), recorder])
+    assert recorder.bundles == ()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("crash-")]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 # ---------------------------------------------------------------------------- what then happens
