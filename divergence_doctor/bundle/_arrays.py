@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 PIECE: Final = 1 << 20
 MAX_HEADER: Final = 64 << 10
 MAX_MEMBERS: Final = 1024
+MAX_DIRECTORY: Final = 1 << 20
+#: Bytes of the record that ends an archive, and of the two before it in a large one.
+_END: Final = 22
+_END64: Final = 76
 _KINDS: Final = frozenset("biufcSU")
 
 
@@ -177,6 +181,7 @@ def check_npz(stream: IO[bytes], size: int) -> None:
     Raises:
         ValueError: it is not; says why in a few words.
     """
+    _check_directory(stream, size)
     try:
         with zipfile.ZipFile(stream) as archive:
             members = archive.infolist()
@@ -189,6 +194,23 @@ def check_npz(stream: IO[bytes], size: int) -> None:
                         pass
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, struct.error) as error:
         raise ValueError(f"its archive is damaged: {error!s:.80}") from error
+
+
+def _check_directory(stream: IO[bytes], size: int) -> None:
+    """Check how long an archive says that its directory is: zipfile reads all of it at once."""
+    tail = min(size, _END + _END64 + (64 << 10))
+    stream.seek(size - tail)
+    text = stream.read(tail)
+    stream.seek(0)
+    # Where zipfile looks for it: at the very end, or else before a comment.
+    start = len(text) - _END
+    if not (text[start:].startswith(b"PK\x05\x06") and text.endswith(b"\0\0")):
+        start = text.rfind(b"PK\x05\x06")
+    declared = [text[start + 12 : start + 16]] if start >= 0 else []
+    if start >= _END64 and text[start - 20 : start].startswith(b"PK\x06\x07"):
+        declared.append(text[start - _END64 + 40 : start - _END64 + 48])
+    if any(int.from_bytes(length, "little") > MAX_DIRECTORY for length in declared):
+        raise ValueError(f"its directory takes more than {MAX_DIRECTORY:,} bytes")
 
 
 def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:

@@ -36,18 +36,20 @@ def keep(data: Any) -> Any:
     """
     if isinstance(data, Mapping):
         return {key: keep(part) for key, part in data.items()}
+    if isinstance(data, list):
+        return [keep(part) for part in data]
     if isinstance(data, tuple):
         parts = [keep(part) for part in data]
         return type(data)(*parts) if hasattr(data, "_fields") else tuple(parts)
-    if isinstance(data, list):
-        return [keep(part) for part in data]
-    if hasattr(data, "_numpy") or data is None:
-        return data
-    if hasattr(data, "assign") and hasattr(data, "handle"):
-        return data.read_value()
-    if isinstance(data, np.ndarray | np.generic) or hasattr(data, "__array__"):
-        return np.array(data)
-    return data
+    return data if hasattr(data, "_numpy") else _kept(data)
+
+
+def _kept(leaf: Any) -> Any:
+    if hasattr(leaf, "assign") and hasattr(leaf, "read_value"):
+        return leaf.read_value()
+    if isinstance(leaf, np.ndarray | np.generic) or hasattr(leaf, "__array__"):
+        return np.array(leaf)
+    return leaf
 
 
 def size(data: Any) -> int:

@@ -5,7 +5,6 @@ This module is imported when the class is first asked for: it needs Keras to be 
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
@@ -19,6 +18,7 @@ from divergence_doctor.capture.recorder import Recorder
 from divergence_doctor.capture.signals import Signals
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable, Iterator, Sequence
 
 
@@ -39,7 +39,7 @@ class RunningStep:
 
 @final
 class FlightRecorder(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps the batches and the state from before a failing step, and writes them as a crash bundle.
+    """Keeps batches and state from before a failing step, and writes them as a crash bundle.
 
     ::
 
@@ -78,7 +78,7 @@ class FlightRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         OutputError: from ``fit``, when the folder cannot be written.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what may be asked for, each with its default
         self,
         directory: str | os.PathLike[str] = "crashes",
         *,

@@ -8,7 +8,6 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
-
 from divergence_doctor._clean import clean
 from divergence_doctor.capture import manifest
 from divergence_doctor.capture.batch import named
@@ -99,7 +98,9 @@ class Dump:
     def _batches(self) -> list[Recorded]:
         ring = self._recorder.ring
         if any(step.data is None for step in ring):
-            self._missing.append("batches: the model makes its train function itself, and takes them")
+            self._missing.append(
+                "batches: the model makes its train function itself, and takes them"
+            )
         return [self._recorded(step) for step in ring if step.data is not None]
 
     def _recorded(self, step: Step) -> Recorded:
@@ -192,5 +193,3 @@ def _traceback(error: BaseException | None) -> str | None:
 
 def _why(error: BaseException) -> str:
     return clean(f"{type(error).__name__}: {error}", 300)
-
-

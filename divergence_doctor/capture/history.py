@@ -55,7 +55,8 @@ class History:
             return ""
         usual = recent[len(recent) // 2]
         if usual > 0 and loss > factor * usual:
-            return f"the loss of the step, {loss:.4g}, is {loss / usual:.1f} times the usual {usual:.4g}"
+            times = loss / usual
+            return f"the loss of the step, {loss:.4g}, is {times:.1f} times the usual {usual:.4g}"
         return ""
 
     def columns(self, rate: Rate | None) -> dict[str, list[Any]]:

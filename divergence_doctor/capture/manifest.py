@@ -76,11 +76,9 @@ def machine() -> dict[str, Any]:
     import numpy as np
     import tensorflow as tf
 
-    from divergence_doctor import __version__
-
     return {
         "versions": {
-            "divergence_doctor": __version__,
+            "divergence_doctor": sys.modules["divergence_doctor"].__version__,
             "python": platform.python_version(),
             "tensorflow": str(tf.__version__),
             "keras": str(keras.__version__),
@@ -192,7 +190,9 @@ def _modules(models: Sequence[Any], others: Sequence[Any]) -> set[str]:
         if item is None or isinstance(item, str):
             continue
         home = getattr(item, "__module__", None) if callable(item) else None
-        name = home if isinstance(home, str) and hasattr(item, "__name__") else type(item).__module__
+        name = (
+            home if isinstance(home, str) and hasattr(item, "__name__") else type(item).__module__
+        )
         if name.partition(".")[0] not in _LIBRARIES:
             found.add(name)
     return found
@@ -235,7 +235,9 @@ def _head(git: Path) -> str | None:
         if (folder / name).is_file():
             return (folder / name).read_text(encoding="utf-8").strip()
     packed = (shared / "packed-refs").read_text(encoding="utf-8")
-    return next((line.split()[0] for line in packed.splitlines() if line.endswith(f" {name}")), None)
+    return next(
+        (line.split()[0] for line in packed.splitlines() if line.endswith(f" {name}")), None
+    )
 
 
 def _tried(ask: Any) -> Any:

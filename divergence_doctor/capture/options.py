@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Literal, TypeAlias, final
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, final
 
 from divergence_doctor.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 OnFailure: TypeAlias = Literal["stop", "raise", "continue"]
 CHOICES: Final = ("stop", "raise", "continue")

@@ -134,9 +134,7 @@ class Recorder:
             self._open = self._busy = False
             first = next(iter(every_optimizer(self.models, self.optimizers)), None)
             self.rate, self._scale = Rate(first), LossScale(first)
-            self._step_loss = (
-                StepLoss(self.models[0]) if loop != "custom" and self.models else None
-            )
+            self._step_loss = StepLoss(self.models[0]) if loop != "custom" and self.models else None
             self.invalidate()
 
     def invalidate(self) -> None:
@@ -174,7 +172,7 @@ class Recorder:
     # -------------------------------------------------------------------------------- steps
 
     def around(self, data: Sequence[Any]) -> Iterator[Any]:
-        """Yield the batches of one execution; each is a step, which ends when the next is asked for.
+        """Yield the batches of one execution; each is a step that ends when the next is asked for.
 
         The last one is ended by :meth:`after`.
         """
@@ -234,9 +232,7 @@ class Recorder:
                 first = said.splitlines()[0] if said else ""
                 message = f"the step raised {kind}: {first}" if first else f"the step raised {kind}"
                 self._write(
-                    Failure(
-                        trigger="exception", message=message, step=self.step - 1, error=error
-                    )
+                    Failure(trigger="exception", message=message, step=self.step - 1, error=error)
                 )
             self._open = False
             self._busy = False

@@ -137,5 +137,3 @@ class Snapshot:
             return np.array(values)
         np.copyto(place, values)
         return place
-
-

@@ -69,12 +69,9 @@ def watched(models: Sequence[Any], optimizers: Sequence[Any]) -> list[Watched]:
             kept = role in _CHECKED and is_floating(dtype)
             owner = "slots" if role == "optimizer" else "weights"
             signed = not kept or may_be_negative(owner, path, optimizer)
-            found.append(
-                Watched(
-                    variable, role, path, str(variable.name), dtype, signed, kept,
-                    seams.is_on_host(variable), seams.reader(variable),
-                )  # fmt: skip
-            )
+            reader, on_host = seams.reader(variable), seams.is_on_host(variable)
+            name = str(variable.name)
+            found.append(Watched(variable, role, path, name, dtype, signed, kept, on_host, reader))
 
     for model in models:
         add(model.weights, "weight")
@@ -98,7 +95,11 @@ def every_optimizer(models: Sequence[Any], optimizers: Sequence[Any]) -> list[An
     """Return the optimizers: those given, those the models are compiled with, and their others."""
     import keras
 
-    held = [value for model in models for value in (getattr(model, "optimizer", None), *vars(model).values())]
+    held = [
+        value
+        for model in models
+        for value in (getattr(model, "optimizer", None), *vars(model).values())
+    ]
     candidates = [*optimizers, *held]
     mine = {id(c): c for c in candidates if isinstance(c, keras.optimizers.Optimizer)}
     return list(mine.values())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, final
+from typing import TYPE_CHECKING, Annotated, Final, cast, final
 
 import typer
 
 if TYPE_CHECKING:
     from divergence_doctor.capture.attachment import Attachment
+    from divergence_doctor.capture.callback import FlightRecorder
+    from divergence_doctor.capture.options import OnFailure
     from divergence_doctor.capture.script import Script
 
 #: What stands after the script is the script's own, whatever it looks like.
@@ -47,24 +49,28 @@ def run(
         bool, typer.Option("--signals", help="Write a bundle on SIGTERM and Ctrl-C as well.")
     ] = False,
 ) -> None:
-    """Run a training script with the flight recorder in every fit and train_on_batch."""
+    """Run a training script with the flight recorder attached."""
     from divergence_doctor.capture.attachment import Attachment
     from divergence_doctor.capture.options import Options
     from divergence_doctor.capture.script import Script
 
     folder = crashes.absolute()
     # A wrong option is told before the script runs, not hours later.
-    Options(directory=folder, on_failure=on_failure, keep=keep)  # type: ignore[arg-type]
+    Options(directory=folder, on_failure=cast("OnFailure", on_failure), keep=keep)
 
-    def make() -> object:
+    def make() -> FlightRecorder:
         from divergence_doctor import FlightRecorder
 
         return FlightRecorder(
-            folder, on_failure=on_failure, data=not no_data, keep=keep, signals=signals  # type: ignore[arg-type]
+            folder,
+            on_failure=cast("OnFailure", on_failure),
+            data=not no_data,
+            keep=keep,
+            signals=signals,
         )
 
     script = Script(target, arguments or (), module=module)
-    raise HandOver(script, Attachment(make))  # type: ignore[arg-type]
+    raise HandOver(script, Attachment(make))
 
 
 def hand_over(handed: HandOver) -> None:

@@ -175,6 +175,8 @@ GUARDS = (
     Guard("_arrays", "or header.nbytes != size - header.offset", "", "hostile"),
     Guard("_arrays", "    if len(set(names)) < len(names):", "    if False:", "hostile"),
     Guard("_arrays", "member.compress_type != zipfile.ZIP_STORED or ", "", "hostile"),
+    Guard("_arrays", "        declared.append(", "        str(", "hostile"),
+    Guard("_arrays", "    _check_directory(stream, size)\n", "", "hostile"),
     Guard("_arrays", "    if len(members) > MAX_MEMBERS:", "    if False:", "hostile"),
     Guard(
         "_arrays",

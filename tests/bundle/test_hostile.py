@@ -6,6 +6,7 @@ import io
 import json
 import random
 import shutil
+import struct
 import sys
 import tracemalloc
 import zipfile
@@ -397,6 +398,43 @@ def test_a_batch_that_no_writer_makes_is_found_by_verify(tiny_bundle, content, w
 
     assert (problem.file, problem.what) == ("batches/00000000.npz", "malformed")
     assert word in problem.says
+
+
+def crowded(count: int, *, large: bool) -> bytes:
+    """Return an archive whose directory lists its one member so many times."""
+    whole = archive(("x.npy", array_file(TWO)))
+    start = whole.index(b"PK\x01\x02")
+    end = whole.index(b"PK\x05\x06")
+    directory = whole[start:end] * count
+    record = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, len(directory), start, 0)
+    if large:
+        at_ = start + len(directory)
+        record = (
+            struct.pack(
+                "<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, len(directory), start
+            )
+            + struct.pack("<4sLQL", b"PK\x06\x07", 0, at_, 1)
+            + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, 0, start, 0)
+        )
+    return whole[:start] + directory + record
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_batch_of_three_hundred_thousand_members_is_refused_in_no_memory(tiny_bundle, large):
+    with zipfile.ZipFile(io.BytesIO(crowded(50, large=large))) as read:
+        assert len(read.infolist()) == 50
+    put(tiny_bundle, "batches/00000000.npz", crowded(300_000, large=large))
+
+    tracemalloc.start()
+    (problem,) = verify(tiny_bundle)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert (problem.what, problem.says) == (
+        "malformed",
+        "its directory takes more than 1,048,576 bytes",
+    )
+    assert peak < 8 << 20
 
 
 def test_texts_are_fit_to_be_shown(tiny_bundle):

@@ -147,7 +147,8 @@ def _datasets(keras):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("source", ["tf.data", "of unknown length", "PyDataset", "generator", "endless"]
+@pytest.mark.parametrize(
+    "source", ["tf.data", "of unknown length", "PyDataset", "generator", "endless"]
 )
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_every_kind_of_input_is_taken_as_fit_takes_it(keras, tmp_path, source):
@@ -228,7 +229,8 @@ x, y = poisoned()
 build().fit(x, y, batch_size=8, shuffle=False, verbose=0, callbacks=[recorder])
 bundle = open_bundle(recorder.bundles[0])
 assert not verify(bundle.path)
-print("strategy", bundle.manifest["execution"]["strategy"], bundle.manifest["execution"]["replicas"])
+ran = bundle.manifest["execution"]
+print("strategy", ran["strategy"], ran["replicas"])
 last = bundle.batches[-1]
 with np.load(last.path) as arrays:
     assert np.array_equal(arrays["x"], x[16:24]), arrays["x"]

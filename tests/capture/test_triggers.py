@@ -11,13 +11,12 @@ import pytest
 from divergence_doctor import FlightRecorder
 from divergence_doctor.bundle import open_bundle, verify
 from divergence_doctor.capture import DivergenceError
+from tests.bundle._faults import Counting
 from tests.capture._models import BATCH, FEATURES, custom, data, dropout, half, normalised, poisoned
 
 
 def _fit(model, x, y, recorder, **how):
-    return model.fit(
-        x, y, batch_size=BATCH, shuffle=False, verbose=0, callbacks=[recorder], **how
-    )
+    return model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0, callbacks=[recorder], **how)
 
 
 def _only(recorder):
@@ -134,8 +133,6 @@ def test_a_spike_is_told_where_it_was_asked_for(keras, tmp_path):
 
 
 # ------------------------------------------------------------------------------ of the state
-
-
 
 
 def test_weights_that_die_while_the_loss_stays_finite_are_found(keras, tmp_path):
@@ -349,6 +346,28 @@ def test_a_signal_in_the_step_waits_for_its_end(keras, tmp_path):
     assert np.isfinite(bundle.history["step_loss"][2])
 
 
+def test_a_second_signal_does_not_wait_for_the_bundle(keras, tmp_path):
+    class Sends(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    class Again(Counting):
+        def before(self, call):
+            if len(self.calls) == 20:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    recorder = FlightRecorder(tmp_path, signals=True, verbose=0)
+    recorder.recorder.fs = Again()
+    x, y = data()
+    model = dropout()
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[Sends(), recorder])
+    assert recorder.bundles == ()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("crash-")]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 # ---------------------------------------------------------------------------- what then happens
 
 
@@ -385,9 +404,7 @@ def test_a_second_episode_is_told_once_the_state_was_sound_again(keras, tmp_path
     model.optimizer.build(model.trainable_variables)
     good = [variable.numpy() for variable in model.variables]
     slots = [variable.numpy() for variable in model.optimizer.variables]
-    recorder = FlightRecorder(
-        tmp_path, on_failure="continue", snapshot_every=1, keep=2, verbose=0
-    )
+    recorder = FlightRecorder(tmp_path, on_failure="continue", snapshot_every=1, keep=2, verbose=0)
     x, y = poisoned()
     model.fit(x, y, batch_size=BATCH, shuffle=False, epochs=4, verbose=0,
               callbacks=[recorder, Heals()])  # fmt: skip

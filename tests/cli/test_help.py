@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 COMMANDS = [
-    *("replay", "report", "inspect", "check", "verify", "salvage"),
+    *("replay", "run", "report", "inspect", "check", "verify", "salvage"),
     *("rules", "explain", "env"),
 ]
 HEAVY = ("tensorflow", "keras", "matplotlib", "h5py", "numpy", "pandas", "jinja2", "rich")
