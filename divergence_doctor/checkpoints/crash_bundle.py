@@ -26,7 +26,7 @@ from divergence_doctor.checkpoints._config import Reference, check_config, check
 from divergence_doctor.checkpoints._custom import collect, unknown_objects
 from divergence_doctor.checkpoints._elsewhere import differences
 from divergence_doctor.checkpoints._factory import made_by
-from divergence_doctor.checkpoints._fidelity import Fidelity
+from divergence_doctor.checkpoints._fidelity import Fidelity, listed
 from divergence_doctor.checkpoints._first_call import call_once, step_once
 from divergence_doctor.checkpoints._loading import heed, loading, policy, sha256
 from divergence_doctor.checkpoints._recording import RecordedStep, Recording, columns
@@ -481,6 +481,8 @@ def _unique(variables: Any) -> list[Any]:
 def _tell(bundle: Bundle, options: OpenOptions, fidelity: Fidelity) -> None:
     if bundle.manifest.get("salvaged"):
         fidelity.note("The bundle was salvaged from an interrupted one: it may lack parts.")
+    for lack in _lacking(bundle):
+        fidelity.note(f"{lack[0].upper()}{lack[1:]}.")
     dropped = _why_dropped(bundle)
     if dropped:
         fidelity.note(f"When the bundle was written, this was left out: {dropped}.")
@@ -523,6 +525,13 @@ def _batches(bundle: Bundle) -> tuple[RecordedStep, ...]:
     return tuple(steps)
 
 
+def _lacking(bundle: Bundle) -> tuple[str, ...]:
+    """Say which values the bundle names and does not hold, as a part of a sentence."""
+    if not bundle.absent:
+        return ()
+    return (f"the bundle lacks what {listed(bundle.absent)} held",)
+
+
 def _recording(path: Path, bundle: Bundle, seed: list[int] | None) -> Recording:
     manifest, execution = bundle.manifest, _part(bundle, "execution")
     snapshot, replicas = manifest.get("snapshot_step"), execution.get("replicas")
@@ -538,5 +547,5 @@ def _recording(path: Path, bundle: Bundle, seed: list[int] | None) -> Recording:
         generators={**bundle.generators, "keras_global_seed_generator": seed},
         jit=bool(execution.get("jit_resolved")),
         replicas=replicas if isinstance(replicas, int) else 1,
-        elsewhere=differences(manifest),
+        elsewhere=(*_lacking(bundle), *differences(manifest)),
     )

@@ -400,3 +400,21 @@ def test_a_history_that_makes_no_sense_is_left_out_row_by_row():
     assert recording.logged(4) is recording.logged(9) is None
     assert (recording.epoch(3), recording.epoch(5)) == (0, -1)
     assert columns({}) == {"step": ()}
+
+
+def test_what_a_salvaged_bundle_lacks_is_told(bundle, tmp_path):
+    from divergence_doctor.bundle import salvage
+
+    path, _ = bundle
+    partial = path.with_name(f".{path.name}.partial")
+    path.rename(partial)
+    (partial / "manifest.json").unlink()
+    last = max((partial / "state").iterdir())
+    last.unlink()
+    found = opened(salvage(partial, tmp_path / "saved"))
+    assert found.recording.whole
+    told = " ".join(found.fidelity["notes"])
+    assert "The bundle lacks what adam/sequential_dense_1_bias_velocity held." in told
+    assert "salvaged from an interrupted one" in told
+    assert found.fidelity["optimizer_state"] == "partial"
+    assert "the bundle lacks what" in found.recording.elsewhere[0]
