@@ -28,6 +28,7 @@ def history(trace: Trace) -> History | None:
     sentences = [*_seen(told), *_poisoned(told), *_again_in(told), *_went(rows), *_ranges(trace)]
     return History(
         sentences=tuple(sentences),
+        lost=" ".join(_poisoned(told)),
         rows=tuple(rows[-MAX_ROWS:]),
         total=len(rows),
         losses=_mapping(told.get("losses")),

@@ -367,6 +367,7 @@ class History:
 
     Attributes:
         sentences: what there is to say, in this order.
+        lost: where it went wrong first, in a sentence; empty where it did not come again.
         rows: the last training steps.
         total: how many there are in the trace.
         losses: how the losses compare with the recorded ones (JSON values); empty when nothing
@@ -375,6 +376,7 @@ class History:
     """
 
     sentences: tuple[str, ...]
+    lost: str
     rows: tuple[HistoryRow, ...]
     total: int
     losses: dict[str, Any]

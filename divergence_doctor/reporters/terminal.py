@@ -25,9 +25,11 @@ _MARKS: Final = {
     "inconclusive": ("?", "bold yellow"),
 }
 _TRIALS: Final = 5
-#: Most lines of each part: 23 in all, so that the prompt still stands on a screen of 24.
+#: Most lines of each part: 23 in all without `when`, which only a crash bundle has, so that the
+#: prompt still stands on a screen of 24.
 _LINES: Final = {
     "": 3,
+    "when": 2,
     "where": 3,
     "samples": 1,
     "proof": _TRIALS,
@@ -106,6 +108,8 @@ class Terminal(Reporter):
     def _parts(self, document: Document, console: Console) -> Iterable[Text]:
         yield from self._part("", [_text(_plain(document.summary))], console)
         yield _text("")
+        if document.history is not None and document.history.lost:
+            yield from self._part("when", [_text(_plain(document.history.lost))], console)
         if document.where is not None:
             yield from self._part("where", [_text(_plain(document.where.sentence))], console)
         if document.cause is not None and document.cause.samples:

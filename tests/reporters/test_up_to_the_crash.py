@@ -13,6 +13,7 @@ from divergence_doctor.reporters._history import MAX_ROWS, history
 from divergence_doctor.reporters.html import Html
 from divergence_doctor.reporters.json import Json
 from divergence_doctor.reporters.markdown import Markdown
+from divergence_doctor.reporters.terminal import Terminal
 from divergence_doctor.trace import Trace, TraceBuilder
 
 TOLD: dict[str, Any] = {
@@ -134,3 +135,9 @@ def diagnosed(trace: Trace) -> Any:
     from divergence_doctor.diagnosis import diagnose
 
     return diagnose(trace, rules=())
+
+
+def test_the_terminal_says_where_the_weights_were_lost() -> None:
+    said = Terminal(width=120).render(document(run(), diagnosed(run())))
+    assert "when     The run was lost before it showed: training step 30 leaves" in said
+    assert "when" not in Terminal().render(document(run(None), diagnosed(run(None))))
