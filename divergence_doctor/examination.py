@@ -240,7 +240,10 @@ def _other_seeds(
     why_not = "" if request.trials else "--no-trials"
     if left < 0:
         why_not = why_not or "the time for trials (--budget) was used up"
-    seeds.settle(draws(engine.last_stream), builder, why_not=why_not)
+    # Numbers drawn otherwise would have shown in the losses of the recorded steps.
+    losses = (builder.context.get("recorded") or {}).get("losses") or {"compared": 0, "equal": 0}
+    known = losses["compared"] == losses["equal"] > 0
+    seeds.settle(draws(engine.last_stream), builder, why_not=why_not, known=known)
 
 
 def _open(request: Request, progress: Callable[[int, str, str], None]) -> Any:

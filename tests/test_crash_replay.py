@@ -235,3 +235,21 @@ def test_a_batch_that_is_given_is_replayed_on_the_state_of_the_bundle(keras, tmp
     assert "SEEDS = [[" in script
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert f"doctor replay {path} {tmp_path / 'mine.npz'}" in text
+
+
+def test_draws_outside_of_the_layers_are_known_where_every_loss_came_again(keras, tmp_path):
+    @keras.saving.register_keras_serializable("crash")
+    class Unseeded(keras.layers.Layer):
+        def call(self, x):
+            return x + 0.1 * keras.random.normal(keras.ops.shape(x))
+
+    model = keras.Sequential([keras.layers.Input((6,)), Unseeded(), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", jit_compile=False)
+    data = batches(4)
+    data[-1][1][2] = np.nan
+    path = recorded.write(tmp_path / "crashes", recorded.train(model, data, snapshot=1))
+    keras.backend.clear_session()
+    found = replayed(path, tmp_path / "out")
+    assert found.told["losses"]["equal"] == found.told["losses"]["compared"] == 3
+    assert found.report["fidelity"]["random_state"] == "restored"
+    assert not len(found.trace.table("seeds"))

@@ -164,7 +164,14 @@ class OtherSeeds:
         #: The model's layers hold random generators, restored or not.
         self._held = any(map(is_random_state, model.variables))
 
-    def settle(self, drawn: Sequence[Draw], builder: TraceBuilder, *, why_not: str = "") -> None:
+    def settle(
+        self,
+        drawn: Sequence[Draw],
+        builder: TraceBuilder,
+        *,
+        why_not: str = "",
+        known: bool = False,
+    ) -> None:
         """Say in ``fidelity`` what the missing random state means, and try further seeds for it.
 
         A healthy outcome that another seed contradicts becomes inconclusive.
@@ -173,10 +180,11 @@ class OtherSeeds:
             drawn: where the replayed step drew random numbers.
             builder: the trace of the replay.
             why_not: why no further seed may be tried; empty when they may.
+            known: what is drawn outside of the layers' generators is known to be as it was.
         """
         fidelity = dict(builder.context["fidelity"])
         notes = list(fidelity.get("notes", ()))
-        if drawn and not self._held:
+        if drawn and not self._held and not known:
             fidelity["random_state"] = "missing"
             notes.append(
                 "The step draws random numbers outside of any layer's generator"
