@@ -129,13 +129,29 @@ def reader(variable: Any) -> Callable[[], NDArray[Any]]:
     """Return a function that reads a variable of Keras, uncopied where it lies in host memory.
 
     The array must be let go of before the variable is assigned again: TensorFlow then writes in
-    place. A variable that every replica has its own value of is read as Keras reads it, aggregated.
+    place. Of a variable that every replica has its own value of, those of this process are put
+    together: to ask TensorFlow would make it wait for the other workers.
     """
+    held = getattr(variable, "_value", variable)
+    if not is_distributed(held) or _is_mirrored(held):
+        return _plain_reader(held)
+    readers = [_plain_reader(value) for value in held.values]
+    how = str(getattr(held, "aggregation", "")).rpartition(".")[2]
+    if how not in {"SUM", "MEAN"}:
+        return readers[0]
+    share = 1 if how == "SUM" else len(readers)
+
+    def together() -> NDArray[Any]:
+        values = [read() for read in readers]
+        total: NDArray[Any] = np.asarray(sum(values[1:], values[0]))
+        return total if share == 1 else np.asarray(total / share, total.dtype)
+
+    return together
+
+
+def _plain_reader(held: Any) -> Callable[[], NDArray[Any]]:
     import tensorflow as tf
 
-    held = getattr(variable, "_value", variable)
-    if is_distributed(held) and not _is_mirrored(held):
-        return lambda: np.asarray(variable.numpy())
     handle, dtype, read = held.handle, held.dtype, tf.raw_ops.ReadVariableOp
     return lambda: read(resource=handle, dtype=dtype)._numpy()  # noqa: SLF001
 

@@ -52,7 +52,8 @@ class FlightRecorder(keras.callbacks.Callback):  # type: ignore[misc]
             with recorder.step(batch) as step:
                 step.loss = train_step(batch)
 
-    It changes nothing in the training. ``doctor replay crashes/crash-...`` explains the bundle.
+    It changes nothing in the training. Where several workers train together (a strategy that spans
+    machines), each needs one. ``doctor replay crashes/crash-...`` explains the bundle.
 
     Args:
         directory: folder for the bundles; made when it is missing.
@@ -113,15 +114,17 @@ class FlightRecorder(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_begin(self, logs: Any = None) -> None:
         """Check the folder, and take the place of the train function."""
         del logs
+        _check_backend()
         _check_writable(self.recorder.options.directory)
-        arguments = seams.fit_arguments()
-        weights = arguments.get("class_weight")
-        if isinstance(weights, dict):
-            self.recorder.class_weight = {str(key): float(part) for key, part in weights.items()}
-        self.recorder.begin([self.model], loop="fit")
-        self._installation = Installation(self.recorder, self.model)
-        self._installation.install()
-        self._signals.install()
+        with self.recorder.guarded():
+            weights = seams.fit_arguments().get("class_weight")
+            if isinstance(weights, dict):
+                told = {str(key): float(part) for key, part in weights.items()}
+                self.recorder.class_weight = told
+            self.recorder.begin([self.model], loop="fit")
+            self._installation = Installation(self.recorder, self.model)
+            self._installation.install()
+            self._signals.install()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Take note of the epoch."""
@@ -224,6 +227,19 @@ def _several(given: Any) -> list[Any]:
     if given is None:
         return []
     return list(given) if isinstance(given, list | tuple) else [given]
+
+
+def _check_backend() -> None:
+    """Refuse another backend of Keras than TensorFlow: its step is not the one that is known."""
+    from divergence_doctor.errors import UsageError
+
+    if keras.backend.backend() != "tensorflow":
+        raise UsageError(
+            "not-on-tensorflow",
+            f"FlightRecorder cannot watch a step of Keras on {keras.backend.backend()}",
+            why="it is made for the training step of the TensorFlow backend",
+            fix="set KERAS_BACKEND=tensorflow before Keras is imported, or leave the recorder out",
+        )
 
 
 def _check_writable(folder: Path) -> None:

@@ -137,8 +137,8 @@ class _TrainFunction:
     def _trace(self, iterator: Any) -> None:
         try:
             seams.trace_ahead(self.original, iterator)
-        except LookupError:
-            # Then it is traced from the batches, which costs a second trace and no more.
+        except Exception:  # noqa: BLE001 - the step itself raises it again, with its batch kept
+            # Where only this could not be done, it is traced from the batches, a second time.
             return
 
 

@@ -128,7 +128,7 @@ class Recorder:
             loss: the loss of a loop of one's own.
             loop: ``fit``, ``train_on_batch`` or ``custom``.
         """
-        with self._guarded():
+        with self.guarded():
             self.models, self.optimizers, self.loss = list(models), list(optimizers), loss
             self.loop = loop
             self._open = self._busy = False
@@ -139,7 +139,7 @@ class Recorder:
 
     def invalidate(self) -> None:
         """Have the state copied anew before the next step: something else may have changed it."""
-        with self._guarded():
+        with self.guarded():
             self.snapshot.forget()
             self._relist_in = 0
             self._epoch_begins = True
@@ -148,7 +148,7 @@ class Recorder:
 
     def epoch_begins(self, epoch: int) -> None:
         """Take note of a new epoch: Keras has reset the metrics, and callbacks may do anything."""
-        with self._guarded():
+        with self.guarded():
             self.epoch = epoch
             self._epoch_begins = True
             if self._step_loss is not None:
@@ -157,17 +157,19 @@ class Recorder:
     def end(self) -> None:
         """Look at the state a last time, for what the last steps did to it."""
         failure = None
-        with self._guarded():
+        with self.guarded():
             if not self._off and self.step and not self._in_episode and self.models:
                 found = self.snapshot.look(watched(self.models, self.optimizers))
                 failure = None if found is None else self._of_state(found)
         self._settle(failure)
-        with self._guarded():
+        with self.guarded():
             if self.options.verbose > 1 and self.step:
                 tell(
                     f"the flight recorder took {self.pace.overhead:.1%} of the time, "
                     f"with a snapshot every {self.pace.interval:.0f} steps"
                 )
+            self.ring.clear()
+            self._ring_bytes = 0
 
     # -------------------------------------------------------------------------------- steps
 
@@ -224,7 +226,7 @@ class Recorder:
 
     def raised(self, error: BaseException) -> None:
         """Write what led up to an exception that came out of the step."""
-        with self._guarded():
+        with self.guarded():
             if self._open and not self._off:
                 self.failed = True
                 self._note(None, None)
@@ -240,7 +242,7 @@ class Recorder:
 
     def nothing(self) -> None:
         """Take back the step that was begun: there was no batch for it."""
-        with self._guarded():
+        with self.guarded():
             if self._open and self.ring:
                 self._ring_bytes -= self.ring.pop().size
             self._open = self._busy = False
@@ -383,7 +385,7 @@ class Recorder:
         if failure is None:
             return
         path = None
-        with self._guarded():
+        with self.guarded():
             self._in_episode = True
             self.failed = True
             if len(self.bundles) < self.options.keep:
@@ -405,13 +407,13 @@ class Recorder:
         if self._pending is None:
             return
         (trigger, message, then), self._pending = self._pending, None
-        with self._guarded():
+        with self.guarded():
             if not self._off and self.step:
                 self._write(Failure(trigger=trigger, message=message, step=self.step - 1))
         then()
 
     @contextmanager
-    def _guarded(self) -> Iterator[None]:
+    def guarded(self) -> Iterator[None]:
         """Keep an error of the recorder's own from the training: it is told once, and it ends."""
         try:
             yield

@@ -278,6 +278,16 @@ def test_an_exception_out_of_the_step_is_kept_and_goes_on_its_way(keras, tmp_pat
     assert _arrays(bundle, 2)["x"][4, 0] == 9
 
 
+def test_an_exception_while_the_step_is_traced_is_kept_too(keras, tmp_path):
+    recorder = FlightRecorder(tmp_path, verbose=0)
+    x, y = data()
+    with pytest.raises(ValueError, match="incompatible"):
+        _fit(dropout(), x[:, :2], y, recorder)
+    bundle = _only(recorder)
+    assert (bundle.reason["trigger"], bundle.reason["step"]) == ("exception", 0)
+    assert _arrays(bundle, 0)["x"].shape == (8, 2)
+
+
 def test_an_error_of_the_data_pipeline_is_none_of_the_step(keras, tmp_path):
     def broken():
         x, y = data()
@@ -430,15 +440,26 @@ def test_the_line_on_standard_error_can_be_pasted(keras, tmp_path, capfd):
 
 def test_the_ring_lets_go_of_what_is_older_than_the_snapshot(keras, tmp_path):
     recorder = FlightRecorder(tmp_path, snapshot_every=2, verbose=0)
-    x, y = data(samples=8 * 20)
-    _fit(dropout(), x, y, recorder)
-    assert len(recorder.recorder.ring) <= 4
+    held = _watched_ring(keras, recorder)
+    # Those of the interval and the two before it; none when training has ended.
+    assert max(held) == 4
+    assert not recorder.recorder.ring
 
 
 def test_a_full_ring_makes_a_snapshot_due(keras, tmp_path):
     size = 8 * FEATURES * 4 + 8 * 4
     recorder = FlightRecorder(tmp_path, snapshot_every=1_000, ring_bytes=3 * size, verbose=0)
-    x, y = data(samples=8 * 20)
-    _fit(dropout(), x, y, recorder)
+    held = _watched_ring(keras, recorder)
     assert recorder.recorder.snapshot.step > 10
-    assert len(recorder.recorder.ring) <= 4 + 2
+    assert max(held) == 4 + 2
+
+
+def _watched_ring(keras, recorder):
+    """Train twenty steps, and return how many batches were held after each."""
+    held = []
+    looks = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: held.append(len(recorder.recorder.ring))
+    )
+    x, y = data(samples=8 * 20)
+    dropout().fit(x, y, batch_size=BATCH, verbose=0, callbacks=[recorder, looks])
+    return held
