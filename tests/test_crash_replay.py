@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from divergence_doctor.errors import UsageError
 from divergence_doctor.examination import Request
 from divergence_doctor.postmortem import postmortem
 from tests import recorded
@@ -253,3 +254,20 @@ def test_draws_outside_of_the_layers_are_known_where_every_loss_came_again(keras
     assert found.told["losses"]["equal"] == found.told["losses"]["compared"] == 3
     assert found.report["fidelity"]["random_state"] == "restored"
     assert not len(found.trace.table("seeds"))
+
+
+def test_a_step_that_cannot_run_at_all_is_no_divergence(keras, tmp_path):
+    contents = recorded.train(dropping(keras), batches(3), snapshot=1)
+    wrong = replace(contents.batches[-1], arrays={"x": np.ones((8, 5)), "y": np.ones((8, 1))})
+    reason = {**contents.reason, "trigger": "exception", "message": "ValueError: shapes"}
+    path = recorded.write(
+        tmp_path / "crashes",
+        replace(contents, batches=[contents.batches[0], wrong], reason=reason),
+    )
+    keras.backend.clear_session()
+    with pytest.raises(UsageError) as caught:
+        postmortem(Request(str(path), ()), tmp_path / "out", in_process=True)
+    assert caught.value.slug == "not-a-divergence"
+    assert "shape (8, 5)" in caught.value.message
+    assert "reason.json" in caught.value.fix
+    assert not (tmp_path / "out").exists()

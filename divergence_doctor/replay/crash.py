@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 import numpy as np
 
 from divergence_doctor._clean import clean
+from divergence_doctor.errors import UsageError
 from divergence_doctor.replay import _seams as seams
 from divergence_doctor.replay.bench import GRACE
 from divergence_doctor.replay.execution import describe_mode
@@ -91,7 +92,18 @@ class Crash:
         if not self.recording.whole:
             tell_course(self.recording, None, builder)
             return
-        self._course = self._rolling.course()
+        try:
+            self._course = self._rolling.course()
+        except UsageError as error:
+            if self.recording.trigger != "exception":
+                raise
+            raise UsageError(
+                "not-a-divergence",
+                f"a training step up to {self.recording.failing} cannot run at all, as in training:"
+                f" {error.message}",
+                why=f"{error.why}; that is an error in the code or in a shape, and no divergence",
+                fix="mend what it says; reason.json in the bundle has the whole traceback",
+            ) from error
         self.watched = self._course.watched
         tell_course(self.recording, self._course, builder)
         watch_leading(self._rolling, self.recording, self._course, builder, self._progress)
