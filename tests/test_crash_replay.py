@@ -116,9 +116,11 @@ def test_the_history_says_how_it_went(poisoned):
     assert set(ranges["step"]) == set(range(1, 8))
     assert {"first", "out"} <= set(ranges["layer"])
     text = (poisoned.folder / "report.md").read_text(encoding="utf-8")
-    assert "The run was lost before it showed: training step 7 leaves first/kernel" in text
-    assert "The weights were poisoned there by the batch `00000007.npz`" in text
-    assert "the recorder saw it 2 steps later" in text
+    assert (
+        "The weights were poisoned at training step 7 by the batch `00000007.npz`: the step leaves"
+        " first/kernel not finite"
+    ) in text
+    assert "The recorder saw it 2 steps later." in text
     assert "Steps 0 to 1 of this report are training steps 6 to 7." in text
     assert "| **7** |" in text
     page = (poisoned.folder / "report.html").read_text(encoding="utf-8")

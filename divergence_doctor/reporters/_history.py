@@ -79,14 +79,15 @@ def _poisoned(told: Mapping[str, Any]) -> Iterable[str]:
             yield "The recorded failure did not come again: the same steps stay sound here."
         return
     batch = f" by the batch {quoted(str(told['batch']))}" if told.get("batch") else ""
-    if first < failing:
-        yield (
-            f"The run was lost before it showed: training step {first} {told.get('why')}. The"
-            f" weights were poisoned there{batch}; the recorder saw it {failing - first} step"
-            f"{'s' * (failing - first > 1)} later."
-        )
-    else:
-        yield f"It failed again at training step {first}{batch}: the step {told.get('why')}."
+    why = str(told.get("why"))
+    if first >= failing:
+        yield f"It failed again at training step {first}{batch}: the step {why}."
+        return
+    what = "The weights were poisoned" if why.startswith("leaves") else "It went wrong first"
+    yield (
+        f"{what} at training step {first}{batch}: the step {why}. The recorder saw it"
+        f" {failing - first} step{'s' * (failing - first > 1)} later."
+    )
 
 
 def _rows(trace: Trace, told: Mapping[str, Any]) -> list[HistoryRow]:

@@ -61,9 +61,9 @@ def test_it_says_what_was_seen_where_it_began_and_how_it_went() -> None:
     seen, lost, again, steps, losses, norms, layer = sentences(run())
     assert seen == "The flight recorder saw it at training step 31: the loss of the step is nan."
     assert lost == (
-        "The run was lost before it showed: training step 30 leaves dense/kernel not finite or"
-        " impossible (its loss is finite, 0.7). The weights were poisoned there by the batch"
-        " `00000030.npz`; the recorder saw it 1 step later."
+        "The weights were poisoned at training step 30 by the batch `00000030.npz`: the step leaves"
+        " dense/kernel not finite or impossible (its loss is finite, 0.7). The recorder saw it 1"
+        " step later."
     )
     assert again == (
         "From the weights of before training step 24 the recorded batches ran again as they were"
@@ -139,5 +139,5 @@ def diagnosed(trace: Trace) -> Any:
 
 def test_the_terminal_says_where_the_weights_were_lost() -> None:
     said = Terminal(width=120).render(document(run(), diagnosed(run())))
-    assert "when     The run was lost before it showed: training step 30 leaves" in said
+    assert "when     The weights were poisoned at training step 30 by the batch" in said
     assert "when" not in Terminal().render(document(run(None), diagnosed(run(None))))
