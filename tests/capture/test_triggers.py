@@ -1,5 +1,7 @@
 """What a bundle is written for: each trigger, at the step where it came up, with what led to it."""
 
+# ruff: noqa: ARG002, ARG005 - Keras calls callbacks and layers with what it calls them with
+
 from __future__ import annotations
 
 import os
