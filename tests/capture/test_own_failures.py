@@ -1,6 +1,6 @@
 """What goes wrong with the recorder itself is one warning; the weights are the same without it."""
 
-# ruff: noqa: ARG002, ARG005 - Keras calls callbacks and layers with what it calls them with
+# ruff: noqa: ARG002 - Keras calls callbacks and layers with what it calls them with
 
 from __future__ import annotations
 
