@@ -34,14 +34,17 @@ def keep(data: Any) -> Any:
     Args:
         data: what the step is handed, in any structure of tuples, lists and dicts.
     """
-    if isinstance(data, Mapping):
-        return {key: keep(part) for key, part in data.items()}
-    if isinstance(data, list):
-        return [keep(part) for part in data]
+    # Tensors first: the checks of a plain batch are made anew at every step.
+    if hasattr(data, "_numpy"):
+        return data
     if isinstance(data, tuple):
         parts = [keep(part) for part in data]
         return type(data)(*parts) if hasattr(data, "_fields") else tuple(parts)
-    return data if hasattr(data, "_numpy") else _kept(data)
+    if isinstance(data, list):
+        return [keep(part) for part in data]
+    if isinstance(data, Mapping):
+        return {key: keep(part) for key, part in data.items()}
+    return _kept(data)
 
 
 def _kept(leaf: Any) -> Any:
@@ -54,15 +57,15 @@ def _kept(leaf: Any) -> Any:
 
 def size(data: Any) -> int:
     """Return the bytes that a kept batch holds on to, as far as they can be told without work."""
-    if isinstance(data, Mapping):
-        return sum(map(size, data.values()))
-    if isinstance(data, tuple | list):
-        return sum(map(size, data))
-    if isinstance(data, np.ndarray):
-        return data.nbytes
     if hasattr(data, "_num_elements"):
         # The seam's cheapest: asked of every tensor of every batch.
         return int(data._num_elements() * max(data.dtype.size, 1))  # noqa: SLF001
+    if isinstance(data, tuple | list):
+        return sum(map(size, data))
+    if isinstance(data, Mapping):
+        return sum(map(size, data.values()))
+    if isinstance(data, np.ndarray):
+        return data.nbytes
     if hasattr(data, "values") and not callable(data.values):
         return size(data.values)
     return 0
@@ -70,7 +73,7 @@ def size(data: Any) -> int:
 
 def samples(data: Any) -> int:
     """Return how many samples a batch holds, by its first tensor; 0 where that cannot be told."""
-    while isinstance(data, Mapping | tuple | list):
+    while not hasattr(data, "_shape_tuple") and isinstance(data, tuple | list | Mapping):
         inner = data.values() if isinstance(data, Mapping) else data
         data = next((part for part in inner if part is not None), None)
     return seams.samples(data) if hasattr(data, "_shape_tuple") or hasattr(data, "shape") else 0

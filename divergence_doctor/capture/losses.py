@@ -94,7 +94,7 @@ def scalars(logs: Any) -> Iterator[tuple[str, float]]:
     if not isinstance(logs, Mapping):
         return
     for name, value in logs.items():
-        if isinstance(value, Mapping):
+        if not hasattr(value, "_numpy") and isinstance(value, Mapping):
             yield from scalars(value)
             continue
         number = scalar(value)
@@ -104,10 +104,8 @@ def scalars(logs: Any) -> Iterator[tuple[str, float]]:
 
 def scalar(value: Any) -> float | None:
     """Return a number, an array or a tensor of one element as a float; None for anything else."""
-    if isinstance(value, int | float):
-        return float(value)
     try:
-        array = seams.view(value) if hasattr(value, "_numpy") else np.asarray(value)
+        array = seams.view(value) if hasattr(value, "_numpy") else np.asarray(value, np.float64)
         return float(array.reshape(())) if array.size == 1 else None
     except (TypeError, ValueError):
         return None

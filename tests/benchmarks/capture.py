@@ -5,6 +5,8 @@ rotates, so that a busy machine slows all of them. What counts is the median ove
 ratio to the turn without a callback of the same round.
 """
 
+# ruff: noqa: ARG002 - Keras calls callbacks and layers with what it calls them with
+
 from __future__ import annotations
 
 import argparse

@@ -1,5 +1,7 @@
 """The recorder changes nothing: the same weights, to the bit, with it and without it."""
 
+# ruff: noqa: ARG002, ARG005 - Keras calls callbacks and layers with what it calls them with
+
 from __future__ import annotations
 
 import subprocess

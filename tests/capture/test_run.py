@@ -254,12 +254,7 @@ def test_train_on_batch_is_recorded_and_a_reused_buffer_is_kept_as_it_was(tmp_pa
     assert bundle.history["step_loss"][:2] != (None, None)
 
 
-def test_no_data_leaves_the_batches_out_and_a_loop_of_ones_own_is_told_how(tmp_path):
-    _script(tmp_path, ON_BATCH)
-    said = _python(tmp_path, "run", "--no-data", "train.py")
-    assert said.returncode == 0, said.stderr
-    (bundle,) = _bundles(tmp_path)
-    assert bundle.batches == ()
+def test_in_a_loop_of_ones_own_nothing_is_recorded_and_it_says_how(tmp_path):
     _script(tmp_path, CUSTOM_LOOP, "loop.py")
     said = _python(tmp_path, "run", "loop.py")
     assert (said.returncode, said.stdout) == (0, "finished True\n")
@@ -268,7 +263,7 @@ def test_no_data_leaves_the_batches_out_and_a_loop_of_ones_own_is_told_how(tmp_p
 
 def test_raise_ends_the_script_with_a_traceback_of_the_users_own_lines(tmp_path):
     _script(tmp_path, FUNCTIONAL)
-    said = _python(tmp_path, "run", "--on-failure", "raise", "train.py")
+    said = _python(tmp_path, "run", "--on-failure", "raise", "--no-data", "train.py")
     assert said.returncode == 1
     lines = said.stderr.splitlines()
     assert "DivergenceError: step 5: the loss of the step is nan" in lines[-1]
@@ -276,6 +271,8 @@ def test_raise_ends_the_script_with_a_traceback_of_the_users_own_lines(tmp_path)
     assert shown
     assert "train.py" in shown[0]
     assert not any("divergence_doctor" in line for line in shown)
+    (bundle,) = _bundles(tmp_path)
+    assert bundle.batches == ()
 
 
 def test_sigterm_ends_a_recorded_script_as_it_would_and_leaves_a_bundle(tmp_path):

@@ -1,5 +1,7 @@
 """Each private door of TensorFlow and Keras that the recorder goes through is where it was."""
 
+# ruff: noqa: ARG002 - Keras calls callbacks and layers with what it calls them with
+
 from __future__ import annotations
 
 import random
