@@ -51,7 +51,7 @@ class Failing(Counting):
         self.code = code
         self.on = on
 
-    def before(self, call: str) -> None:
+    def before(self, call: str) -> None:  # noqa: ARG002 - of any call
         count = len(self.calls)
         if count == self.number or (self.on and count > self.number):
             raise OSError(self.code, os.strerror(self.code))

@@ -79,7 +79,7 @@ class Power(Counting):
         self.number = number
         self.calls.clear()
 
-    def before(self, call: str) -> None:
+    def before(self, call: str) -> None:  # noqa: ARG002 - of any call
         if self.number is not None and len(self.calls) > self.number:
             raise PowerCutError
 

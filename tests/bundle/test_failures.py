@@ -108,7 +108,7 @@ class Vanishing(Counting):
         self.number = number
         self.root = root
 
-    def after(self, call: str, *arguments: object) -> None:
+    def after(self, call: str, *arguments: object) -> None:  # noqa: ARG002 - of any call
         if len(self.calls) == self.number:
             shutil.rmtree(self.root)
 

@@ -204,7 +204,7 @@ def distilled(keras):
         def call(self, x):
             return self.student(x)
 
-        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):  # noqa: ARG002
             hard = keras.losses.sparse_categorical_crossentropy(y, y_pred, from_logits=True)
             soft = keras.losses.kl_divergence(
                 tf.nn.softmax(self.teacher(x, training=False) / 3.0), tf.nn.softmax(y_pred / 3.0)
