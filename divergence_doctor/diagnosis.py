@@ -128,10 +128,9 @@ class Diagnosis:
         return f"{self.main.finding.cause} ({proven}, {self.main.finding.confidence:.0%})"
 
     def _repr_html_(self) -> str:
-        from html import escape
+        from divergence_doctor._verdict_card import card
 
-        text = self.main.finding.summary if self.main else self.because
-        return f"<div><b>{escape(self.headline)}</b><p>{escape(text)}</p></div>"
+        return card(self)
 
 
 def plan(

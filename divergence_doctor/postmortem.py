@@ -61,6 +61,15 @@ class Postmortem:
     folder: Path
     limit: str | None = None
 
+    def _repr_html_(self) -> str:
+        """Return the verdict as a notebook shows it, and where the reports lie."""
+        from divergence_doctor import _html
+
+        parts = [f"The reports are in `{clean(str(self.folder))}`."]
+        if self.limit is not None:
+            parts.append(f"{clean(self.limit)}; what was recorded until then is told.")
+        return self.diagnosis._repr_html_() + "".join(_html.paragraph(part) for part in parts)
+
 
 def postmortem(
     request: Request,
