@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from divergence_doctor.trace.model import Trace
 
 _STEPS: Final = 12
-_COLUMNS: Final = ("loss", "learning_rate", "gradient_norm", "update_norm", "weight_norm")
+_COLUMNS: Final = ("step", "loss", "learning_rate", "gradient_norm", "update_norm", "weight_norm")
 #: Tables that are attributes of the trace.
 _FRAMES: Final = frozenset(
     {"steps", "activations", "gradients", "weights", "updates", "samples", "events", "trials"}
@@ -37,11 +37,12 @@ def _losses(trace: Trace) -> str:
     steps = trace.table("steps")
     if not len(steps):
         return ""
-    losses = [float(loss) for loss in steps["loss"]]
+    losses = [float(loss) for loss in steps["loss"]] if "loss" in steps else []
     line = _html.sparkline(losses, f"loss over {len(losses)} steps")
-    head = ("step", *(name.replace("_", " ") for name in _COLUMNS))
+    columns = [name for name in _COLUMNS if name in steps]
+    head = [name.replace("_", " ") for name in columns]
     rows = [
-        (str(row["step"]), *(_number(row[column]) for column in _COLUMNS))
+        [_number(float(row[column])) for column in columns]
         for row in map(steps.row, _shown(len(steps)))
     ]
     told = f"loss {_number(losses[0])} … {_number(losses[-1])} " if len(losses) > 1 else ""
