@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
-from divergence_doctor.cli import check, env, explain, inspect, replay, report, rules
+from divergence_doctor.cli import check, compare, env, explain, inspect, replay, report, rules
 from divergence_doctor.errors import DoctorError
 
 INTERRUPTED: Final = 130
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command("replay")(replay.replay)
 app.command("report")(report.report)
 app.command("inspect")(inspect.inspect)
+app.command("compare")(compare.compare)
 app.command("check")(check.check)
 app.command("rules")(rules.rules)
 app.command("explain")(explain.explain)
