@@ -8,7 +8,18 @@ from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
-from divergence_doctor.cli import check, compare, env, explain, inspect, replay, report, rules
+from divergence_doctor.cli import (
+    attach,
+    check,
+    compare,
+    env,
+    explain,
+    export,
+    inspect,
+    replay,
+    report,
+    rules,
+)
 from divergence_doctor.errors import DoctorError
 
 INTERRUPTED: Final = 130
@@ -25,6 +36,8 @@ app.command("replay")(replay.replay)
 app.command("report")(report.report)
 app.command("inspect")(inspect.inspect)
 app.command("compare")(compare.compare)
+app.command("export")(export.export)
+app.command("attach")(attach.attach)
 app.command("check")(check.check)
 app.command("rules")(rules.rules)
 app.command("explain")(explain.explain)

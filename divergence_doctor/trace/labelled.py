@@ -37,8 +37,12 @@ class _Node:
     of: Callable[[Table], NDArray[Any]] | None = None
 
 
-def _tensors(table: Table) -> NDArray[Any]:
-    """Return the layer, and what tells its tensors apart where a step holds several of them."""
+def tensor_labels(table: Table) -> NDArray[Any]:
+    """Return a name for each row of ``activations`` or of the gradients of layers.
+
+    It is the layer's path, with what tells its tensors apart where a step holds several of them:
+    ``rnn (call 1)``, ``lstm (time 3)``, ``split (output/1)``.
+    """
     roles = table["role"].tolist() if "role" in table else [""] * len(table)
     columns = (table["layer"], table["call"], table["time"], roles)
     labels = np.empty(len(table), dtype=object)
@@ -60,9 +64,9 @@ def _hyperparameters(table: Table) -> NDArray[Any]:
 
 _NODES: Final = {
     "steps": _Node("steps", ("step",)),
-    "activations": _Node("activations", ("step", "layer"), _tensors),
+    "activations": _Node("activations", ("step", "layer"), tensor_labels),
     "layer_gradients": _Node(
-        "gradients", ("step", "layer"), _tensors, lambda table: table["variable"] == ""
+        "gradients", ("step", "layer"), tensor_labels, lambda table: table["variable"] == ""
     ),
     "variable_gradients": _Node(
         "gradients", ("step", "variable"), of=lambda table: table["variable"] != ""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-COMMANDS = ["replay", "report", "inspect", "check", "rules", "explain", "env"]
+COMMANDS = [
+    *("replay", "report", "inspect", "compare", "export", "attach"),
+    *("check", "rules", "explain", "env"),
+]
 HEAVY = ("tensorflow", "keras", "matplotlib", "h5py", "numpy", "pandas", "jinja2", "rich")
 
 
@@ -53,6 +56,8 @@ def test_an_unknown_command_is_a_usage_error(doctor):
     "arguments",
     [
         ("inspect", "{trace}"),
+        ("compare", "{trace}", "{trace}"),
+        ("export", "tensorboard", "{trace}", "logs"),
         ("report", "{trace}", "--out", "report"),
         ("check", "{batch}"),
         ("rules",),
