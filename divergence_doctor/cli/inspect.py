@@ -36,7 +36,7 @@ def inspect(
         int | None, typer.Option(min=40, help="Columns. [default: the terminal's]")
     ] = None,
 ) -> None:
-    """Show a trace as tables: steps, layers, gradients, first bad op, trials."""
+    """Show a trace as tables: steps, layers, first bad op, trials."""
     from divergence_doctor.cli import _trace_tables
     from divergence_doctor.cli._screen import Screen
     from divergence_doctor.trace import Trace

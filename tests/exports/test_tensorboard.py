@@ -120,8 +120,7 @@ def test_what_is_beyond_float32_is_infinite_and_no_warning(tmp_path):
 
 
 def test_a_description_is_no_markup(tmp_path):
-    event = SyntheticEvent("Log", layer=HOSTILE, inputs=([0.0],), outputs=([-np.inf],))
-    hostile = trace(layers=("dense", HOSTILE), losses=(math.nan,), events=(event,))
+    hostile = trace(layers=("dense", HOSTILE), losses=(math.nan,), gradient_l2=(0.1, 5.0))
     write_export(all_exports()["tensorboard"], hostile, tmp_path)
     accumulator = EventAccumulator(str(tmp_path))
     accumulator.Reload()
