@@ -93,7 +93,7 @@ def to_xarray(trace: Trace) -> Any:
         MissingPackageError: xarray is not installed.
     """
     xr = optional("xarray", pip="xarray", to="to read a trace as labelled arrays")
-    steps = _in_order(trace.table("steps")["step"])
+    steps = np.unique(trace.table("steps")["step"])
     nodes = {}
     for name, node in _NODES.items():
         table = trace.table(node.table)
@@ -119,15 +119,13 @@ def to_xarray(trace: Trace) -> Any:
 
 
 def _dataset(xr: Any, table: Table, node: _Node, steps: NDArray[Any]) -> Any:
-    keys = [table[dim] for dim in node.dims]
-    if node.label is not None:
-        keys[-1] = node.label(table)
-    # Every node has every step, so that they share the coordinate of the root.
-    labels = [
-        steps if dim == "step" and set(key.tolist()) <= set(steps.tolist()) else _in_order(key)
+    last = table[node.dims[-1]] if node.label is None else node.label(table)
+    keys = [*(table[dim] for dim in node.dims[:-1]), last]
+    found = [
+        _labels(key, steps if dim == "step" else None)
         for dim, key in zip(node.dims, keys, strict=True)
     ]
-    where = tuple(_places(key, label) for key, label in zip(keys, labels, strict=True))
+    labels, where = [label for label, _ in found], tuple(index for _, index in found)
     shape = tuple(len(label) for label in labels)
     # Where several rows have one key, the first stands: what was seen first.
     flat = np.ravel_multi_index(where, shape)
@@ -158,18 +156,20 @@ def _attributes(meaning: str, units: str) -> dict[str, str]:
     return {"long_name": meaning} | ({"units": units} if units else {})
 
 
-def _in_order(values: Any) -> NDArray[Any]:
-    """Return what occurs, once: numbers rising, names in the order in which they first occur."""
+def _labels(values: Any, steps: Any | None) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return what occurs, once, and which of these each value is.
+
+    Numbers rise, names stand in the order in which they first occur. Every step is there also
+    where nothing was seen, so that all nodes share the coordinate of the root.
+    """
     if values.dtype.kind == "O":
-        kept = np.empty(len(set(values.tolist())), dtype=object)
-        kept[:] = list(dict.fromkeys(values.tolist()))
-        return kept
-    return np.unique(values)
-
-
-def _places(values: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
-    index = {label: place for place, label in enumerate(labels.tolist())}
-    return np.fromiter((index[value] for value in values.tolist()), np.intp, len(values))
+        index = {name: place for place, name in enumerate(dict.fromkeys(values.tolist()))}
+        names = np.empty(len(index), dtype=object)
+        names[:] = list(index)
+        return names, np.fromiter((index[name] for name in values.tolist()), np.intp, len(values))
+    if steps is not None and np.isin(values, steps).all():
+        return steps, np.searchsorted(steps, values)
+    return np.unique(values, return_inverse=True)
 
 
 def _by_name(values: NDArray[Any], place: NDArray[Any], length: int) -> NDArray[Any] | None:
