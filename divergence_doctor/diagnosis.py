@@ -95,7 +95,7 @@ class RuledOut:
     because: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Diagnosis:
     """The verdict over one trace.
 
@@ -126,6 +126,9 @@ class Diagnosis:
             return f"{self.outcome}: {self.because}"
         proven = "confirmed" if self.main.confirmed else "not confirmed"
         return f"{self.main.finding.cause} ({proven}, {self.main.finding.confidence:.0%})"
+
+    def __repr__(self) -> str:
+        return f"<Diagnosis {self.headline}>"
 
     def _repr_html_(self) -> str:
         from divergence_doctor._verdict_card import card

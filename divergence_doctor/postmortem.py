@@ -45,7 +45,7 @@ _KEPT_PREFIXES: Final = ("PYTHON", "TF_", "CUDA", "NVIDIA", "XLA_", "OMP_", "KMP
 DEFAULT_TIME_LIMIT: Final = 3_600.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Postmortem:
     """What came of it.
 
@@ -60,6 +60,9 @@ class Postmortem:
     diagnosis: Diagnosis
     folder: Path
     limit: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Postmortem {self.diagnosis.headline}, in {clean(str(self.folder))}>"
 
     def _repr_html_(self) -> str:
         """Return the verdict as a notebook shows it, and where the reports lie."""
