@@ -71,7 +71,8 @@ def _mend(main: Any) -> Iterable[str]:
         yield _html.paragraph(f"Fix: {remedies[0]}")
     if len(remedies) > 1:
         others = "".join(_html.paragraph(remedy) for remedy in remedies[1:])
-        yield _html.details(f"{len(remedies) - 1} more ways", others)
+        more = len(remedies) - 1
+        yield _html.details(f"{more} more way{'' if more == 1 else 's'} to mend it", others)
 
 
 def _beside(diagnosis: Any) -> Iterable[str]:
