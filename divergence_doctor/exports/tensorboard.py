@@ -7,14 +7,13 @@ images and the report as text. TensorBoard's own package makes the records.
 from __future__ import annotations
 
 import io
-import re
-from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
 import numpy as np
 
 from divergence_doctor._optional import optional
 from divergence_doctor.exports._export import Export
+from divergence_doctor.exports._python_markdown import as_text, verdict
 from divergence_doctor.trace.labelled import tensor_labels
 from divergence_doctor.trace.schema import EXPONENT_MIN
 
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
 #: TensorBoard finds event files by the word in the middle; the number would be the time.
 FILENAME: Final = "events.out.tfevents.0000000000.divergence-doctor"
-#: What Python-Markdown, which TensorBoard renders with, lets a backslash take the meaning from.
-_MARKS: Final = re.compile(r"([\\`*_{}\[\]()#+\-.!|])")
 _VERSION: Final = "brain.Event:2"
 _STEPS: Final = (
     "loss", "learning_rate", "loss_scale", "gradient_norm", "update_norm", "weight_norm",
@@ -131,11 +128,9 @@ def _everything(trace: Trace, make: _Records) -> Iterator[tuple[int, Any]]:
 def _texts(trace: Trace, make: _Records) -> Iterator[tuple[int, Any]]:
     from divergence_doctor.diagnosis import diagnose
     from divergence_doctor.reporters import document
-    from divergence_doctor.reporters.markdown import Markdown
 
     told = document(trace, diagnose(trace))
-    step = told.layers_step
-    yield step, make.text("diagnosis/report", Markdown().render(told))
+    yield told.layers_step, make.text("diagnosis/report", verdict(told))
 
 
 def _steps(trace: Trace, make: _Records) -> Iterator[tuple[int, Any]]:
@@ -183,13 +178,5 @@ def _pictures(trace: Trace, make: _Records) -> Iterator[tuple[int, Any]]:
         png = render_png(figure, trace)
         # A PNG says its size in the two words after the header of its first chunk.
         width, height = (int.from_bytes(png[at : at + 4]) for at in (16, 20))
-        told = _as_text(figure.caption(trace))
+        told = as_text(figure.caption(trace))
         yield step, make.image(f"figures/{figure.name}", png, width, height, told)
-
-
-def _as_text(text: str) -> str:
-    """Return plain text so that TensorBoard, which takes a description for Markdown, shows it so.
-
-    A name in it could otherwise fetch a picture from somewhere.
-    """
-    return _MARKS.sub(r"\\\1", escape(text, quote=False))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
+import markdown
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -16,7 +18,8 @@ from divergence_doctor.trace import TraceBuilder
 from divergence_doctor.trace.schema import EXPONENT_BINS
 from divergence_doctor.trace.synthetic import SyntheticEvent, training_trace
 
-HOSTILE = "x![a](http://tracker/x.png)<script>`b`"
+TABLE = ("table", "thead", "tbody", "tr", "th", "td")
+HOSTILE = "x![a](http://tracker/x.png)<script>`b`|c<img src=http://tracker/x.png>"
 
 
 def trace(**fields):
@@ -31,6 +34,11 @@ def read(tmp_path_factory):
     accumulator = EventAccumulator(str(folder), size_guidance={"tensors": 0})
     accumulator.Reload()
     return accumulator
+
+
+def rendered(text):
+    """Return Markdown as TensorBoard renders it, before it is sanitized."""
+    return markdown.markdown(text, extensions=["tables", "fenced_code"])
 
 
 def series(read, tag):
@@ -102,7 +110,8 @@ def test_the_figures_are_pictures_with_their_size(read):
 def test_the_report_is_text(read):
     assert plugin(read, "diagnosis/report") == "text"
     _, text = series(read, "diagnosis/report")[0]
-    assert "log-of-zero" in text.item().decode()
+    html = rendered(text.item().decode())
+    assert "log-of-zero" in html
 
 
 def test_the_same_trace_gives_the_same_bytes(read):
@@ -119,8 +128,19 @@ def test_what_is_beyond_float32_is_infinite_and_no_warning(tmp_path):
     assert series(accumulator, "steps/loss")[0][1] == math.inf
 
 
-def test_a_description_is_no_markup(tmp_path):
-    hostile = trace(layers=("dense", HOSTILE), losses=(math.nan,), gradient_l2=(0.1, 5.0))
+def test_neither_a_description_nor_the_report_is_markup(tmp_path):
+    event = SyntheticEvent(HOSTILE, layer=HOSTILE, source=HOSTILE, outputs=([-np.inf],))
+    trials = (
+        {"name": "control", "breadth": 0, "outcome": "still-fails", "changed": HOSTILE},
+        {"name": "safe-op", "cause": "log-of-zero", "outcome": "finite", "detail": HOSTILE},
+    )
+    hostile = trace(
+        layers=("dense", HOSTILE),
+        losses=(math.nan,),
+        gradient_l2=(0.1, 5.0),
+        events=(event,),
+        trials=trials,
+    )
     write_export(all_exports()["tensorboard"], hostile, tmp_path)
     accumulator = EventAccumulator(str(tmp_path))
     accumulator.Reload()
@@ -129,11 +149,10 @@ def test_a_description_is_no_markup(tmp_path):
         for tag in accumulator.Tags()["tensors"]
         if tag.startswith("figures/")
     ]
-    named = [text for text in told if "tracker" in text]
-    assert named
-    markdown = pytest.importorskip("markdown")
+    _, report = series(accumulator, "diagnosis/report")[0]
+    named = [text for text in (*told, report.item().decode()) if "tracker" in text]
+    assert len(named) >= 2
     for text in named:
-        html = markdown.markdown(text)
-        assert "<img" not in html
-        assert "<script" not in html
-        assert "<code" not in html
+        html = rendered(text)
+        assert set(re.findall(r"<(\w+)", html)) <= {"p", "h2", "h3", "pre", "code", *TABLE}
+        assert "tracker/x.png" in html
