@@ -124,6 +124,8 @@ class Diagnosis:
         """Return the verdict in one line."""
         if self.main is None:
             return f"{self.outcome}: {self.because}"
+        if self.main.finding.cause == UNEXPLAINED:
+            return f"{UNEXPLAINED}: no cause is proven"
         proven = "confirmed" if self.main.confirmed else "not confirmed"
         return f"{self.main.finding.cause} ({proven}, {self.main.finding.confidence:.0%})"
 

@@ -84,7 +84,7 @@ def _both(gap: Gap) -> str:
 def _place(gap: Gap) -> str:
     """Return where a tensor was seen, e.g. ``step 0, forward, in layer log``."""
     tensor = "" if gap.tensor in ("", "input", "output") else f" ({gap.tensor})"
-    what = {"loss": "the loss", "update": "the update of", "forward": "layer"}.get(
+    what = {"loss": "the loss term", "update": "the update of", "forward": "layer"}.get(
         gap.phase, "the gradient of layer"
     )
     named = "the input" if gap.what == "input" else f"{what} {gap.what}{tensor}"

@@ -39,26 +39,28 @@ class LayerBars:
         self._counts = _histograms(outputs.select(step=step))
         every = np.asarray(list(self._counts.values()))
         self._low, self._high = _spark.range_of(every)
-        self.steps: Final = f"steps {steps[0]}-{steps[-1]}" if self._over_steps else ""
-        self.magnitudes: Final = heading(self._low, self._high)
-        self.meaning: Final = _meaning(steps=bool(self.steps), magnitudes=bool(self._counts))
+        over = [f"steps {steps[0]}-{steps[-1]}"] if self._over_steps else []
+        spread = [heading(self._low, self._high)] if self._high >= self._low else []
+        #: One for the steps where there are several, one for the magnitudes where there are any.
+        self.headings: Final = (*over, *spread)
+        self.meaning: Final = _meaning(steps=bool(over), magnitudes=bool(spread))
 
-    def over_steps(self, layer: str) -> str:
-        """Return how |forward| went over the steps; empty where only one was replayed."""
-        values = self._over_steps.get(layer)
-        return "" if values is None else _spark.over_steps(values, plain=self._plain)
-
-    def of_magnitudes(self, layer: str) -> str:
-        """Return how the layer's magnitudes are spread in the step; empty where none was seen."""
-        counts = self._counts.get(layer)
-        if counts is None:
-            return ""
-        return _spark.of_magnitudes(counts, self._low, self._high, plain=self._plain)
+    def of(self, layer: str) -> tuple[str, ...]:
+        """Return the bars of a layer, one for each heading; empty where nothing was seen."""
+        values, counts = self._over_steps.get(layer), self._counts.get(layer)
+        steps = "" if values is None else _spark.over_steps(values, plain=self._plain)
+        spread = (
+            ""
+            if counts is None
+            else _spark.of_magnitudes(counts, self._low, self._high, plain=self._plain)
+        )
+        cells = [steps] if self._over_steps else []
+        return (*cells, spread)[: len(self.headings)]
 
 
 def heading(low: int, high: int) -> str:
     """Return what a histogram of magnitudes between two bins is headed with, e.g. 2^-20..2^4."""
-    return "" if high < low else f"2^{low + EXPONENT_MIN}..2^{high + EXPONENT_MIN + 1}"
+    return "magnitudes" if high < low else f"2^{low + EXPONENT_MIN}..2^{high + EXPONENT_MIN + 1}"
 
 
 def _largest(outputs: Table, steps: Sequence[int]) -> dict[str, list[float | None]]:

@@ -168,7 +168,7 @@ def _layers(
     how = "in the order of execution" if by is None else f"by {sort}"
     screen.heading(f"Layers at step {step}, {how}")
     columns = (
-        "", "layer", "class", bars.steps, bars.magnitudes,
+        "", "layer", "class", *bars.headings,
         "|forward|", "NaN/Inf", "|gradient|", "NaN/Inf", "|weight|", "ratio",
     )  # fmt: skip
     screen.table(
@@ -178,8 +178,7 @@ def _layers(
                 _MARK if row.blamed else "",
                 row.layer,
                 row.layer_class,
-                bars.over_steps(row.layer),
-                bars.of_magnitudes(row.layer),
+                *bars.of(row.layer),
                 measured(row.forward_absmax),
                 _count(row.forward_nonfinite),
                 measured(row.gradient_absmax),
@@ -189,9 +188,10 @@ def _layers(
             )
             for row in rows
         ],
-        left=("layer", "class", bars.steps, bars.magnitudes),
+        left=("layer", "class", *bars.headings),
         styles=[_layer_style(row) for row in rows],
-        spare=("class", bars.magnitudes, "ratio", "|weight|", bars.steps),
+        # What the steps did tells the most: the last to go.
+        spare=("class", *bars.headings[1:], "ratio", "|weight|", *bars.headings[:1]),
     )
     screen.text("|…| is the largest magnitude, ratio |update| / |weights| in L2.", "dim")
     if bars.meaning:
