@@ -76,6 +76,18 @@ def test_within_a_step_the_forward_pass_comes_before_the_backward_pass():
     assert [gap.phase for gap in compare(a, b).parted] == ["forward", "backward"]
 
 
+def test_the_steps_come_before_the_phases():
+    early = {"step": 0, "layer": "z", "call": 0, "time": -1}
+    late = {"step": 1, "layer": "a", "call": 0, "time": -1, "role": "output"}
+    one, other = tensor([1.0]), tensor([2.0])
+    a = run(gradients=[{**early, **one}], activations=[{**late, **one}])
+    b = run(gradients=[{**early, **other}], activations=[{**late, **other}])
+
+    found = compare(a, b)
+    assert (found.parting.step, found.parting.what, found.parting.phase) == (0, "z", "backward")
+    assert [gap.what for gap in found.parted] == ["z"]
+
+
 def test_where_only_one_is_finite_is_told_beside_where_they_part():
     a, b = run(factor=2.0, at=(0, "one")), run(factor=math.inf, at=(1, "two"))
     found = compare(a, b)
@@ -117,6 +129,9 @@ def test_hyper_parameters_are_told_once_with_the_step_in_which_they_first_differ
             }
             for step, value in enumerate(values)
         ]
+
+    always = compare(run(hyperparameters=rates(0.1, 0.1)), run(hyperparameters=rates(0.5, 0.5)))
+    assert [(gap.what, gap.step) for gap in always.hyperparameters] == [("learning_rate", 0)]
 
     found = compare(run(hyperparameters=rates(0.1, 0.1)), run(hyperparameters=rates(0.1, 0.5)))
 
