@@ -11,6 +11,8 @@ import math
 from html import escape
 from typing import TYPE_CHECKING, Final
 
+from divergence_doctor._clean import clean
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 COLOURS: Final = {"diverged": "#D55E00", "healthy": "#009E73", "inconclusive": "#E69F00"}
 _LINE: Final = "1px solid rgba(128,128,128,.35)"
 _CELL: Final = "padding:2px 12px 2px 0;text-align:{};vertical-align:top;white-space:pre-wrap"
+#: Characters of one text.
+_LONGEST: Final = 4_000
 _WIDTH: Final = 160
 _HEIGHT: Final = 28
 
@@ -33,7 +37,7 @@ def card(outcome: str, title: str, *parts: str) -> str:
     colour = COLOURS.get(outcome, "#6B6B6B")
     return (
         f"<div style='border-left:4px solid {colour};padding:2px 0 2px 12px;max-width:60em'>"
-        f"<div style='font-weight:600'>{escape(title)}</div>{''.join(parts)}</div>"
+        f"<div style='font-weight:600'>{_escaped(title)}</div>{''.join(parts)}</div>"
     )
 
 
@@ -46,9 +50,9 @@ def marked(text: str) -> str:
     """Return plain text escaped, what stands between backticks as code."""
     pieces = text.split("`")
     if len(pieces) % 2 == 0:
-        return escape(text)
+        return _escaped(text)
     return "".join(
-        f"<code>{escape(piece)}</code>" if index % 2 else escape(piece)
+        f"<code>{_escaped(piece)}</code>" if index % 2 else _escaped(piece)
         for index, piece in enumerate(pieces)
     )
 
@@ -67,7 +71,7 @@ def table(
     every = list(rows)
     sides = ["left" if name in left else "right" for name in head]
     cells = "".join(
-        f"<th style='{_CELL.format(side)};border-bottom:{_LINE}'>{escape(name)}</th>"
+        f"<th style='{_CELL.format(side)};border-bottom:{_LINE}'>{_escaped(name)}</th>"
         for name, side in zip(head, sides, strict=True)
     )
     body = "".join(
@@ -88,7 +92,7 @@ def table(
 
 def details(summary: str, inner: str) -> str:
     """Return HTML that is folded away behind a line of plain text."""
-    return f"<details><summary>{escape(summary)}</summary>{inner}</details>"
+    return f"<details><summary>{_escaped(summary)}</summary>{inner}</details>"
 
 
 def sparkline(values: Sequence[float], label: str) -> str:
@@ -117,10 +121,15 @@ def sparkline(values: Sequence[float], label: str) -> str:
         if h is None
     )
     return (
-        f"<svg role='img' aria-label='{escape(label)}' width='{_WIDTH}' height='{_HEIGHT}' "
+        f"<svg role='img' aria-label='{_escaped(label)}' width='{_WIDTH}' height='{_HEIGHT}' "
         "style='vertical-align:middle'><polyline fill='none' stroke='currentColor' "
         f"stroke-width='1.5' points='{points}'/>{marks}</svg>"
     )
+
+
+def _escaped(text: str) -> str:
+    """Return text as HTML shows it: no markup, and nothing that hides or reorders characters."""
+    return escape(clean(text, _LONGEST, multiline=True))
 
 
 def _height(value: float) -> float | None:

@@ -13,7 +13,7 @@ from divergence_doctor._verdict_card import card
 from divergence_doctor.diagnosis import Diagnosis, diagnose
 from divergence_doctor.trace.synthetic import SyntheticEvent, training_trace
 
-HOSTILE = "</td><script>alert('1')</script><img src=x onerror=alert(1)>\" onload='x`y`"
+HOSTILE = "\x1b[2J\u202e</td><script>alert('1')</script><img src=x onerror=alert(1)>\" onload='x`y`"
 
 
 def tags(html: str) -> set[str]:
@@ -54,6 +54,8 @@ OURS = {
 def test_a_hostile_text_stays_text(made):
     assert tags(made) <= OURS
     assert "&lt;script&gt;" in made
+    assert "\x1b" not in made
+    assert "\u202e" not in made
     assert attributes(made) <= ATTRIBUTES
 
 
