@@ -135,7 +135,7 @@ def _differences(found: Comparison, screen: Screen) -> None:
         return
     screen.heading("What differs before the steps do")
     columns = ("", "of", "figure", "A", "B", "by")
-    screen.table(columns, rows[:_MOST], left=("", "of", "figure"), spare=("by",))
+    screen.table(columns, rows[:_MOST], left=("", "of", "figure"), spare=("by", "figure"))
     _more(len(rows), screen)
 
 

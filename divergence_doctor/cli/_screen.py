@@ -120,11 +120,12 @@ class Screen:
             rows: cells, one sequence per row.
             left: headings of the columns that hold text; the others hold figures.
             styles: style of each row, in their order; rows beyond have none.
-            spare: headings of the columns that may be left out, the least telling first.
+            spare: headings of the columns that may be left out, the least telling first; of two
+                with one heading the right one goes first.
         """
         cells = [[_one_line(cell) for cell in row] for row in rows]
         kept = list(range(len(columns)))
-        spared = [i for name in spare for i in kept if columns[i] == name]
+        spared = [i for name in spare for i in reversed(kept) if columns[i] == name]
         empty = [i for i in spared if all(row[i] in _NOTHING for row in cells)]
         left_out = []
         for index in (*empty, *(i for i in spared if i not in empty)):

@@ -114,7 +114,7 @@ def layer_tables(trace: Trace, screen: Screen, *, name: str, step: int | None) -
             for what, row in every
         ],
         left=("what", "tensor", bars),
-        spare=("l2", "mean", "tensor", bars),
+        spare=("l2", "mean", "tensor", bars, "std", "min"),
     )
 
 
@@ -191,7 +191,15 @@ def _layers(
         left=("layer", "class", *bars.headings),
         styles=[_layer_style(row) for row in rows],
         # What the steps did tells the most: the last to go.
-        spare=("class", *bars.headings[1:], "ratio", "|weight|", *bars.headings[:1]),
+        spare=(
+            "class",
+            *bars.headings[1:],
+            "ratio",
+            "|weight|",
+            *bars.headings[:1],
+            "|gradient|",
+            "NaN/Inf",
+        ),
     )
     screen.text("|…| is the largest magnitude, ratio |update| / |weights| in L2.", "dim")
     if bars.meaning:
