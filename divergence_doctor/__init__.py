@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from divergence_doctor.capture import FlightRecorder
     from divergence_doctor.diagnosis import Diagnosis, diagnose
     from divergence_doctor.errors import DoctorError
+    from divergence_doctor.notebook import load, replay_step
     from divergence_doctor.postmortem import postmortem
     from divergence_doctor.rules import Finding, Rule
     from divergence_doctor.trace import Trace
@@ -27,7 +28,9 @@ _HOMES: Final = {
     "Rule": "divergence_doctor.rules",
     "Trace": "divergence_doctor.trace",
     "diagnose": "divergence_doctor.diagnosis",
+    "load": "divergence_doctor.notebook",
     "postmortem": "divergence_doctor.postmortem",
+    "replay_step": "divergence_doctor.notebook",
 }
 
 __all__ = [
@@ -39,14 +42,19 @@ __all__ = [
     "Trace",
     "__version__",
     "diagnose",
+    "load",
     "postmortem",
+    "replay_step",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    value = getattr(import_module(_HOMES[name]), name)
+    # The import has just bound a module of that name here, perhaps; the function takes its place.
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

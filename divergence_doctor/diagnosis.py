@@ -95,7 +95,7 @@ class RuledOut:
     because: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Diagnosis:
     """The verdict over one trace.
 
@@ -124,14 +124,18 @@ class Diagnosis:
         """Return the verdict in one line."""
         if self.main is None:
             return f"{self.outcome}: {self.because}"
+        if self.main.finding.cause == UNEXPLAINED:
+            return f"{UNEXPLAINED}: no cause is proven"
         proven = "confirmed" if self.main.confirmed else "not confirmed"
         return f"{self.main.finding.cause} ({proven}, {self.main.finding.confidence:.0%})"
 
-    def _repr_html_(self) -> str:
-        from html import escape
+    def __repr__(self) -> str:
+        return f"<Diagnosis {self.headline}>"
 
-        text = self.main.finding.summary if self.main else self.because
-        return f"<div><b>{escape(self.headline)}</b><p>{escape(text)}</p></div>"
+    def _repr_html_(self) -> str:
+        from divergence_doctor._verdict_card import card
+
+        return card(self)
 
 
 def plan(

@@ -5,6 +5,7 @@
     │   ├── NotFoundError           2     the path does not exist, or is the wrong kind of thing
     │   ├── BatchError              2     the arrays do not fit the model
     │   ├── CheckpointError         2     the checkpoint cannot be opened as it was asked for
+    │   ├── MissingPackageError     2     a package that only this needs is not installed
     │   └── OutputError             2     the output folder exists, or cannot be written
     ├── RefusedError                4     an input refused as corrupt or unsafe
     └── LimitError                  5     a limit on time or memory was hit
@@ -59,6 +60,10 @@ class BatchError(UsageError):
 
 class CheckpointError(UsageError):
     """The checkpoint cannot be opened as it was asked for."""
+
+
+class MissingPackageError(UsageError, ImportError):
+    """A package that only what was asked for needs is not installed."""
 
 
 class OutputError(UsageError):

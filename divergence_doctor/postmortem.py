@@ -46,7 +46,7 @@ _KEPT_PREFIXES: Final = ("PYTHON", "TF_", "CUDA", "NVIDIA", "XLA_", "OMP_", "KMP
 DEFAULT_TIME_LIMIT: Final = 3_600.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Postmortem:
     """What came of it.
 
@@ -61,6 +61,18 @@ class Postmortem:
     diagnosis: Diagnosis
     folder: Path
     limit: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Postmortem {self.diagnosis.headline}, in {clean(str(self.folder))}>"
+
+    def _repr_html_(self) -> str:
+        """Return the verdict as a notebook shows it, and where the reports lie."""
+        from divergence_doctor import _html
+
+        parts = [f"The reports are in `{clean(str(self.folder))}`."]
+        if self.limit is not None:
+            parts.append(f"{clean(self.limit)}; what was recorded until then is told.")
+        return self.diagnosis._repr_html_() + "".join(_html.paragraph(part) for part in parts)
 
 
 def postmortem(

@@ -9,9 +9,12 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 
 from divergence_doctor.cli import (
+    attach,
     check,
+    compare,
     env,
     explain,
+    export,
     inspect,
     replay,
     report,
@@ -36,6 +39,9 @@ app.command("replay")(replay.replay)
 app.command("run", context_settings=run.CONTEXT)(run.run)
 app.command("report")(report.report)
 app.command("inspect")(inspect.inspect)
+app.command("compare")(compare.compare)
+app.command("export")(export.export)
+app.command("attach")(attach.attach)
 app.command("check")(check.check)
 app.command("verify")(verify.verify)
 app.command("salvage")(salvage.salvage)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from html import escape
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, final
 
 from divergence_doctor.trace.schema import TABLES
@@ -79,12 +79,12 @@ class Trace:
         return None if step is None else int(step)
 
     def _frame(self, name: str) -> Any:
-        """Return a table as a DataFrame where pandas is there, as a :class:`Table` otherwise."""
-        table = self.table(name)
-        try:
-            return table.to_dataframe()
-        except ImportError:
-            return table
+        """Return a table as a DataFrame.
+
+        Raises:
+            MissingPackageError: pandas is not installed; ``table(name)`` does without.
+        """
+        return self.table(name).to_dataframe()
 
     @property
     def steps(self) -> Any:
@@ -126,6 +126,28 @@ class Trace:
         """One row per intervention."""
         return self._frame("trials")
 
+    def to_xarray(self) -> Any:
+        """Return the trace as an ``xarray.DataTree``, its keys as dimensions with coordinates.
+
+        ``tree["activations"]["absmax"]`` lies over step x layer, ``["exponents"]`` over step x
+        layer x exponent; ``variable_gradients`` and ``updates`` over step x variable, ``weights``
+        and ``slots`` over step x when x variable, ``samples`` over batch x sample x name. What a
+        step did not see is NaN (empty, where it is text). A layer that puts out several tensors
+        in a step has a label for each: ``rnn (call 1)``, ``lstm (time 3)``, ``split (output/1)``.
+
+        Raises:
+            MissingPackageError: xarray is not installed.
+        """
+        from divergence_doctor.trace.labelled import to_xarray
+
+        return to_xarray(self)
+
+    @property
+    def plot(self) -> Any:
+        """The figures of the report, one method for each: ``trace.plot.magnitude_spectrum()``."""
+        # The figures stand on a floor above the trace, and are found by name as plug-ins are.
+        return import_module("divergence_doctor.figures._plot").Plot(self)
+
     def summary(self) -> dict[str, Any]:
         """Return the few figures that a reader wants first (plain values)."""
         steps = self.table("steps")
@@ -145,20 +167,9 @@ class Trace:
         return f"<Trace {facts}>"
 
     def _repr_html_(self) -> str:
-        facts = "".join(
-            f"<tr><th style='text-align:left'>{escape(key)}</th><td>{escape(str(value))}</td></tr>"
-            for key, value in self.summary().items()
-        )
-        tables = "".join(
-            f"<tr><td><code>{escape(name)}</code></td><td style='text-align:right'>"
-            f"{len(self.table(name))}</td><td>{escape(spec.row)}</td></tr>"
-            for name, spec in TABLES.items()
-            if len(self.table(name))
-        )
-        return (
-            f"<div><b>divergence_doctor trace</b><table>{facts}</table>"
-            f"<table><tr><th>table</th><th>rows</th><th>one row is</th></tr>{tables}</table></div>"
-        )
+        from divergence_doctor.trace._card import card
+
+        return card(self)
 
 
 def _no(name: str) -> Table:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
+from divergence_doctor._optional import optional
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
@@ -101,9 +103,9 @@ class Table:
         """Return the table as a pandas DataFrame; histograms become one array per row.
 
         Raises:
-            ImportError: pandas is not installed (``pip install pandas``).
+            MissingPackageError: pandas is not installed.
         """
-        import pandas as pd
+        pd = optional("pandas", pip="pandas", to="to show a table as a DataFrame")
 
         data = {key: list(self[key]) if self[key].ndim > 1 else self[key] for key in self._columns}
         return pd.DataFrame(data)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 COMMANDS = [
-    *("replay", "run", "report", "inspect", "check", "verify", "salvage"),
-    *("rules", "explain", "env"),
+    *("replay", "run", "report", "inspect", "compare", "export", "attach"),
+    *("check", "verify", "salvage", "rules", "explain", "env"),
 ]
 HEAVY = ("tensorflow", "keras", "matplotlib", "h5py", "numpy", "pandas", "jinja2", "rich")
 
@@ -56,6 +56,8 @@ def test_an_unknown_command_is_a_usage_error(doctor):
     "arguments",
     [
         ("inspect", "{trace}"),
+        ("compare", "{trace}", "{trace}"),
+        ("export", "tensorboard", "{trace}", "logs"),
         ("report", "{trace}", "--out", "report"),
         ("check", "{batch}"),
         ("rules",),

@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from divergence_doctor.trace.synthetic import SyntheticEvent, training_trace
+from divergence_doctor.trace import TraceBuilder
+from divergence_doctor.trace.synthetic import SyntheticEvent, tensor, training_trace
 
 
 def section(out, heading):
@@ -119,6 +120,115 @@ def test_a_file_that_is_no_trace_is_refused(doctor, tmp_path):
     doctor("inspect", tmp_path / "t.h5").assert_refused(4, "t.h5")
 
 
+def layer_names(out):
+    """Return the names in the table of layers, in the order in which they stand."""
+    lines = section(out, "Layers at step")
+    rows = [line.lstrip("▶ ").split() for line in lines[3:]]
+    return [row[0] for row in rows if "|" not in row[0] and ":" not in row[0]]
+
+
+def test_the_layers_have_bars_over_the_steps_and_of_their_magnitudes(doctor, tmp_path):
+    training_trace(losses=(1.0, 0.9, 0.8), activation_absmax=(4.0, 0.5)).save(tmp_path / "t.h5")
+
+    told = section(doctor("inspect", tmp_path / "t.h5").out, "Layers at step 2")
+
+    assert "steps 0-2" in told[1]
+    assert "2^" in told[1]
+    assert "▁▁▁" in next(line for line in told if "dense_1" in line)
+    assert "█" in next(line for line in told if "dense_1" in line)
+
+
+def test_a_step_that_was_not_finite_is_crossed(doctor, tmp_path):
+    builder = TraceBuilder()
+    for step, value in enumerate((1.0, 1e6, np.inf)):
+        builder.add("steps", step=step, loss=1.0)
+        row = {"step": step, "layer": "dense", "call": 0, "role": "output"}
+        builder.add("activations", **row, **tensor([value]))
+    builder.add("layers", order=0, layer="dense", layer_class="Dense")
+    builder.build().save(tmp_path / "t.h5")
+
+    told = section(doctor("inspect", tmp_path / "t.h5").out, "Layers")
+
+    assert "▁█×" in next(line for line in told if "Dense" in line)  # noqa: RUF001
+
+
+def test_a_pattern_shows_the_layers_that_it_matches(doctor, tmp_path):
+    training_trace(layers=("encoder/one", "encoder/two", "decoder/one")).save(tmp_path / "t.h5")
+
+    said = doctor("inspect", tmp_path / "t.h5", "--layer", "encoder/*")
+
+    assert layer_names(said.out) == ["encoder/one", "encoder/two"]
+    assert "encoder/one/kernel" in said.out
+    assert "decoder" not in said.out
+    assert layer_names(doctor("inspect", tmp_path / "t.h5", "--layer", "*/one").out) == [
+        "encoder/one",
+        "decoder/one",
+    ]
+
+
+def test_a_pattern_that_matches_nothing_is_a_usage_error(doctor, trace_file):
+    doctor("inspect", trace_file, "--layer", "conv*").assert_refused(
+        2, "error[unknown-layer]", "no layer matches 'conv*'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("by", "order"),
+    [
+        ("order", ["b", "c", "a"]),
+        ("layer", ["a", "b", "c"]),
+        ("forward", ["c", "a", "b"]),
+        ("gradient", ["a", "b", "c"]),
+    ],
+)
+def test_the_layers_are_sorted_by_what_is_asked_for(doctor, tmp_path, by, order):
+    training_trace(
+        layers=("b", "c", "a"), activation_absmax=(1.0, 9.0, 3.0), gradient_l2=(2.0, 1.0, 3.0)
+    ).save(tmp_path / "t.h5")
+
+    said = doctor("inspect", tmp_path / "t.h5", "--sort", by, "--layer", "*")
+
+    assert layer_names(said.out) == order
+
+
+def test_what_was_not_measured_is_sorted_last(doctor, tmp_path):
+    builder = TraceBuilder()
+    builder.add("steps", step=0, loss=1.0)
+    for order, layer in enumerate(("unseen", "seen")):
+        builder.add("layers", order=order, layer=layer)
+    row = {"step": 0, "layer": "seen", "call": 0, "role": "output"}
+    builder.add("activations", **row, **tensor([1.0]))
+    builder.build().save(tmp_path / "t.h5")
+
+    said = doctor("inspect", tmp_path / "t.h5", "--sort", "forward")
+
+    assert layer_names(said.out) == ["seen", "unseen"]
+
+
+def test_a_column_that_there_is_not_is_answered_with_those_there_are(doctor, trace_file):
+    doctor("inspect", trace_file, "--sort", "gradent").assert_refused(
+        2, "error[unknown-column]", "'gradent'", "did you mean gradient"
+    )
+
+
+def test_into_a_pipe_every_row_stands_whole_on_one_line(shell, tmp_path):
+    name = "block/" + "x" * 110
+    training_trace(layers=(name, "dense")).save(tmp_path / "t.h5")
+
+    said = shell("inspect", tmp_path / "t.h5")
+
+    assert "…" not in said.out.replace("|…|", "")
+    assert "no room" not in said.out
+    assert any(name in line and "Dense" in line for line in said.out.splitlines())
+
+
+def test_what_has_no_room_is_named_and_nothing_is_cut(doctor, trace_file):
+    said = doctor("inspect", trace_file, "--width", 60)
+
+    assert "no room here for:" in said.out
+    assert "…" not in said.out.replace("|…|", "")
+
+
 @pytest.mark.parametrize("width", [40, 80, 120])
 def test_no_line_is_wider_than_asked_for(doctor, trace_file, width):
     said = doctor("inspect", trace_file, "--width", width, "--layer", "dense")
@@ -195,4 +305,5 @@ def test_an_output_without_unicode_is_no_error(shell, trace_file):
     said = shell("inspect", trace_file, PYTHONIOENCODING="ascii")
 
     assert said.status == 0
+    assert "?" not in said.out
     assert "Diverged: log-of-zero" in said.out

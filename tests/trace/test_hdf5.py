@@ -146,6 +146,34 @@ def test_it_opens_in_xarray(path: Path) -> None:
         assert data.attrs["encoding-type"] == "divergence-doctor/trace"
 
 
+def test_every_group_opens_in_xarray(path: Path) -> None:
+    with xr.open_datatree(path, engine="h5netcdf") as tree:
+        assert set(tree.children) == set(TABLES)
+        for name, spec in TABLES.items():
+            columns = {column.name for column in spec.all_columns()}
+            assert set(tree[name].variables) - {"row", "exponent"} == columns
+
+
+def test_any_viewer_can_show_every_dataset(path: Path) -> None:
+    """What h5web and its like show: plain numbers and text, with scales for their axes."""
+
+    def check(name: str, item: Any) -> None:
+        if not isinstance(item, h5py.Dataset) or name == "context":
+            return
+        text = h5py.check_string_dtype(item.dtype)
+        assert item.dtype.kind in "iuf" or (text is not None and text.encoding == "utf-8"), name
+        assert item.dtype.fields is None
+        assert item.ndim in (1, 2)
+        assert not item.external
+        assert not item.is_virtual
+        if not item.is_scale:
+            assert all(len(dimension) == 1 for dimension in item.dims), name
+            assert item.dims[0][0] == item.parent["row"]
+
+    with h5py.File(path) as file:
+        file.visititems(check)
+
+
 def test_it_opens_in_pandas(path: Path) -> None:
     frame = Trace.open(path).activations
     assert len(frame) == 9
