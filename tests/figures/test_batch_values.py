@@ -76,7 +76,7 @@ def test_the_batch_of_the_failing_step_is_shown() -> None:
 def test_the_caption_names_the_samples() -> None:
     assert BatchValues().caption(with_outlier()) == (
         "Values of the batch (2 arrays): 'x' 1 to 1e+06, 1 NaN or Inf, not finite in sample 2, "
-        "far outside the others in sample 5; 'y' 0 to 1; the first producer blames sample 5, 99."
+        "far outside the others in sample 5; 'y' 0 to 1; the first producer fails in sample 5, 99."
     )
 
 
