@@ -180,8 +180,12 @@ def _proof(diagnosis: Diagnosis) -> Iterable[TrialLine]:
     def place(trial: TrialRecord) -> tuple[bool, bool, bool]:
         return (trial.breadth != 0, trial is not best, trial not in aimed)
 
+    told: dict[tuple[str, str, str], TrialLine] = {}
     for trial in sorted(diagnosis.trials, key=place):
-        yield _line(trial, aimed=trial in aimed)
+        line = _line(trial, aimed=trial in aimed)
+        # One that was run for two causes is told once.
+        told.setdefault((line.changed, line.outcome, line.detail), line)
+    yield from told.values()
 
 
 def _proof_sentence(diagnosis: Diagnosis) -> str:
