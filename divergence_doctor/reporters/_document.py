@@ -256,6 +256,7 @@ def _run(trace: Trace, diagnosis: Diagnosis) -> dict[str, Any]:
         "timings": {},
         **{key: value for key, value in told.items() if value is not None},
     }
+    run |= {key: _mapping(run[key]) for key in ("versions", "timings")}
     run["outcome_because"] = diagnosis.because
     if trace.context.get("died"):
         run["died"] = trace.context["died"]

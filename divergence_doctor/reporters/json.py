@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
+from importlib import resources
 from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
 from divergence_doctor.reporters._parts import Chain
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 #: Changes when a key changes its meaning or goes.
 SCHEMA: Final = "divergence-doctor/report/1"
+_SCHEMA_FILE: Final = "report.schema.json"
 
 
 @final
@@ -54,6 +56,13 @@ class Json(Reporter):
             "harmless": [asdict(told) for told in document.told],
         }
         return json.dumps(_strict(report), indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) that every ``report.json`` keeps to."""
+    text = resources.files(__package__).joinpath(_SCHEMA_FILE).read_text(encoding="utf-8")
+    loaded: dict[str, Any] = json.loads(text)
+    return loaded
 
 
 def _chain(chain: Chain) -> dict[str, Any]:
