@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from divergence_doctor._clean import clean
 from divergence_doctor.randomness import share_of_seeds
 from divergence_doctor.rules import (
     Evidence,
@@ -131,7 +132,8 @@ class Diagnosis:
         from html import escape
 
         text = self.main.finding.summary if self.main else self.because
-        return f"<div><b>{escape(self.headline)}</b><p>{escape(text)}</p></div>"
+        head, said = (escape(clean(part, 4_000)) for part in (self.headline, text))
+        return f"<div><b>{head}</b><p>{said}</p></div>"
 
 
 def plan(

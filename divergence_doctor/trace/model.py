@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Any, final
 
+from divergence_doctor._clean import clean
 from divergence_doctor.trace.schema import TABLES
 
 if TYPE_CHECKING:
@@ -145,9 +146,10 @@ class Trace:
         return f"<Trace {facts}>"
 
     def _repr_html_(self) -> str:
+        shown = ((key, clean(str(value), 4_000)) for key, value in self.summary().items())
         facts = "".join(
-            f"<tr><th style='text-align:left'>{escape(key)}</th><td>{escape(str(value))}</td></tr>"
-            for key, value in self.summary().items()
+            f"<tr><th style='text-align:left'>{escape(key)}</th><td>{escape(value)}</td></tr>"
+            for key, value in shown
         )
         tables = "".join(
             f"<tr><td><code>{escape(name)}</code></td><td style='text-align:right'>"
