@@ -524,7 +524,8 @@ def _circumstances(document: Document) -> Iterable[tuple[str, str]]:
     if fidelity.as_trained:
         yield "as trained", prose(fidelity.as_trained, 600)
     yield from (("note", prose(note, 600)) for note in fidelity.notes)
-    yield from ((prose(name), code(text, 600)) for name, text in document.files)
+    # The names of files are ours (checkpoint, SHA-256); those of the environment need not be.
+    yield from ((name, code(text, 600)) for name, text in document.files)
     yield from ((prose(name), code(text, 600)) for name, text in document.environment)
 
 
