@@ -40,6 +40,7 @@ _LEAST_BINADES: Final = 8
 #: Ticks keep this part of the axis between them and the one for zero.
 _CLEAR: Final = 0.17
 _SAMPLES: Final = columns("samples", "batch name sample nonfinite min max")
+_TARGETS: Final = columns("targets", "array loss classes")
 _MOST_BARS: Final = 300
 
 
@@ -83,7 +84,7 @@ class BatchValues(Figure):
             _magnitudes(grid[row, 0], arrays, row)
             samples = _samples(trace, arrays, row)
             if len(samples):
-                _ranges(grid[row, 1], samples, where)
+                _ranges(grid[row, 1], samples, where, _classes(trace, str(arrays["name"][row])))
             else:
                 grid[row, 1].set_visible(False)
 
@@ -153,11 +154,27 @@ def _magnitudes(axes: Axes, arrays: Table, row: int) -> None:
     axes.set_title(f"{drawable(str(arrays['name'][row]))}   {shape}")
 
 
-def _ranges(axes: Axes, samples: Table, failed: Failure) -> None:
-    """Draw every sample from its smallest to its largest value; mark those that stand out."""
+def _classes(trace: Trace, array: str) -> int:
+    """Return how many classes an array of labels may name; 0 where it names none."""
+    if not all(map(trace.has, _TARGETS)):
+        return 0
+    judged = trace.table("targets").select(array=array)
+    sparse = ["SparseCategorical" in str(loss) for loss in judged["loss"].tolist()]
+    return int(max([0, *judged["classes"][np.asarray(sparse, dtype=bool)].tolist()]))
+
+
+def _ranges(axes: Axes, samples: Table, failed: Failure, classes: int) -> None:
+    """Draw every sample from its smallest to its largest value; mark those that stand out.
+
+    Args:
+        axes: where.
+        samples: rows of ``samples`` of one array.
+        failed: whose samples are shaded.
+        classes: as many labels there are, from 0 on; 0 where the values are no labels.
+    """
     where, low, high = samples["sample"], bounded(samples["min"]), bounded(samples["max"])
     bad, far = _suspects(samples)
-    scale = value_scale(axes, np.concatenate([low, high]))
+    scale = value_scale(axes, np.concatenate([low, high, [classes - 0.5] if classes else []]))
     few = len(where) <= _MOST_BARS
     axes.vlines(
         where,
@@ -188,6 +205,14 @@ def _ranges(axes: Axes, samples: Table, failed: Failure) -> None:
             markersize=6,
             label="far outside\nthe others",
             zorder=4,
+        )
+    if classes > 0:
+        axes.axhline(
+            classes - 0.5,
+            color=_style.GREEN,
+            linestyle="--",
+            linewidth=1.4,
+            label=f"above: no class\n(the last is {classes - 1})",
         )
     mark_not_finite(axes, bad, label="NaN or Inf")
     mark_culprits(axes, failed, among=where.tolist())
