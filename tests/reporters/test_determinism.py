@@ -69,14 +69,6 @@ def test_other_processes_with_other_hash_seeds_write_the_same_bytes(trace_file, 
         assert [name for name in expected if written[name] != expected[name]] == []
 
 
-def test_the_same_trace_told_twice_in_one_process_gives_the_same_bytes(diverged, tmp_path):
-    folders = [tmp_path / "first", tmp_path / "second"]
-    for folder in folders:
-        folder.mkdir()
-        write_reports(*diverged, folder)
-    assert files(folders[0]) == files(folders[1])
-
-
 def test_a_trace_written_twice_is_one_file(trace_file, tmp_path):
     Trace.open(trace_file).save(tmp_path / "again.h5")
     assert (tmp_path / "again.h5").read_bytes() == trace_file.read_bytes()
