@@ -331,7 +331,7 @@ def argument(text: str) -> str:
 
 
 @strings()
-@pytest.mark.parametrize("command", ["report", "inspect", "check"])
+@pytest.mark.parametrize("command", ["report", "check"])
 def test_a_complaint_about_a_path_shows_the_path_and_does_nothing(
     command: str, text: str, complaint
 ) -> None:

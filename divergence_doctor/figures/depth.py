@@ -222,7 +222,8 @@ def _limits(
                 continue
             taken.append(exponent)
             left = _is_clear_on_the_left(lines, exponent + gap / 2)
-            _limit(axes, exponent, text if strong else f"({text})", strong=strong, left=left)
+            style = ":" if not strong else "-" if exponent == limits.largest else "--"
+            _limit(axes, exponent, text if strong else f"({text})", style=style, left=left)
     return max(taken, default=low) + gap
 
 
@@ -238,10 +239,11 @@ def _is_clear_on_the_left(lines: list[NDArray[np.float64]], height: float) -> bo
     return distance(slice(part)) >= distance(slice(columns - part, columns))
 
 
-def _limit(axes: Axes, exponent: float, text: str, *, strong: bool, left: bool) -> None:
+def _limit(axes: Axes, exponent: float, text: str, *, style: str, left: bool) -> None:
+    """Draw a limit: dotted and grey that of another dtype, a full line where the own one ends."""
+    strong = style != ":"
     colour = _style.NOT_FINITE if strong else _style.FAINT
-    axes.axhline(exponent, color=colour, lw=1.5 if strong else 0.9, ls="-" if strong else ":",
-                 zorder=2)  # fmt: skip
+    axes.axhline(exponent, color=colour, lw=1.5 if strong else 0.9, ls=style, zorder=2)
     ink = _style.NOT_FINITE_WORDS if strong else colour
     axes.annotate(
         text, (0.005 if left else 0.995, exponent), xycoords=("axes fraction", "data"),
