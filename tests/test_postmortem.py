@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from divergence_doctor.diagnosis import diagnose
-from divergence_doctor.examination import Request, examine
+from divergence_doctor.examination import Request
 from divergence_doctor.postmortem import postmortem
+from divergence_doctor.reporters import document
+from divergence_doctor.reporters.json import Json, schema
 from divergence_doctor.trace import Trace
+from tests.reporters._schema import everything_named
 
 ROOT = Path(__file__).parents[1]
 SAMPLE_RUNS = sorted(path.parent for path in (ROOT / "sample_runs").glob("*/expected.toml"))
@@ -34,34 +38,17 @@ def expected_of(folder: Path) -> dict[str, Any]:
     return tomllib.loads((folder / "expected.toml").read_text(encoding="utf-8"))
 
 
-@pytest.fixture
-def untouched(monkeypatch):
-    """Undo what importing a sample's code leaves behind, and the objects that it registers."""
-    import keras
-
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    modules, registered = set(sys.modules), keras.saving.get_custom_objects()
-    before = dict(registered)
-    yield
-    for name in set(sys.modules) - modules:
-        if "sample_runs" in (getattr(sys.modules[name], "__file__", None) or ""):
-            del sys.modules[name]
-    registered.clear()
-    registered.update(before)
-
-
 def test_there_are_sample_runs():
     assert len(SAMPLE_RUNS) >= 10
     assert {"log_of_zero", "healthy"} <= {folder.name for folder in SAMPLE_RUNS}
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize("folder", SAMPLE_RUNS, ids=lambda folder: folder.name)
-def test_a_sample_run_is_explained(folder, tmp_path):
+def test_a_sample_run_is_explained(folder, examined):
     expected = expected_of(folder)
 
-    trace = examine(request_of(folder), tmp_path)
+    trace, written = examined(folder)
 
     diagnosis = diagnose(trace)
     told: dict[str, Any] = {"outcome": diagnosis.outcome}
@@ -79,15 +66,17 @@ def test_a_sample_run_is_explained(folder, tmp_path):
     assert {key: told.get(key) for key in expected} == expected
     assert (diagnosis.main is None) == ("cause" not in expected)
     # The file says what the process saw, and is judged the same without TensorFlow.
-    assert diagnose(Trace.open(tmp_path / "trace.h5")).headline == diagnosis.headline
+    assert diagnose(Trace.open(written / "trace.h5")).headline == diagnosis.headline
     minimal = trace.context.get("minimal_batch")
-    assert (tmp_path / "minimal_batch.npz").exists() == (minimal is not None)
+    assert (written / "minimal_batch.npz").exists() == (minimal is not None)
     if expected.get("samples"):
         culprits = trace.context["culprits"]
         assert culprits["samples"] == expected["samples"]
         assert minimal["samples"] == expected["samples"][:1]
         # What the first producer names, and a trial has left out, takes few runs more.
         assert culprits["replays"] <= 1 + 2 * (len(expected["samples"]) - 1)
+    report = json.loads(Json().render(document(trace, diagnosis)), parse_constant=pytest.fail)
+    Draft202012Validator(everything_named(schema())).validate(report)
 
 
 def doctor(*arguments: object) -> subprocess.CompletedProcess[str]:

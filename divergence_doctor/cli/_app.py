@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
+from divergence_doctor._clean import clean
 from divergence_doctor.cli import (
     attach,
     check,
@@ -23,10 +25,12 @@ from divergence_doctor.cli import (
     salvage,
     verify,
 )
-from divergence_doctor.errors import DoctorError
+from divergence_doctor.errors import DoctorError, UsageError
 
 INTERRUPTED: Final = 130
 BUG: Final = 1
+#: Characters of an error that are shown.
+_LONGEST: Final = 8_000
 
 app = typer.Typer(
     name="doctor",
@@ -79,7 +83,7 @@ def main() -> NoReturn:
     except run.HandOver as leaving:
         handed = leaving
     except DoctorError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - plain text on standard error
+        _tell(str(error))
         sys.exit(error.exit_status)
     except (KeyboardInterrupt, SystemExit) as ended:
         # Typer turns Ctrl-C into an exit of its own, which says nothing.
@@ -88,6 +92,11 @@ def main() -> NoReturn:
         print("interrupted; nothing was written", file=sys.stderr)  # noqa: T201
         sys.exit(INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the last door: a user sees no traceback
+        # Any path may be one that no system takes; it is named where it is first looked at.
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            refused = _too_long(error)
+            _tell(str(refused))
+            sys.exit(refused.exit_status)
         _tell_bug(error)
         sys.exit(BUG)
     if handed is not None:
@@ -107,4 +116,18 @@ def _tell_bug(error: Exception) -> None:
     from divergence_doctor.errors import describe_bug
 
     frames = traceback.extract_tb(error.__traceback__)
-    print(describe_bug(error, frames), file=sys.stderr)  # noqa: T201
+    _tell(describe_bug(error, frames))
+
+
+def _too_long(error: OSError) -> UsageError:
+    return UsageError(
+        "path-too-long",
+        f"the path {clean(str(error.filename))} is longer than a path can be",
+        why="the system takes no file name of that length",
+        fix="look at the command: a list of words may have become one",
+    )
+
+
+def _tell(text: str) -> None:
+    """Say an error on standard error; what a message quotes may not move the cursor."""
+    print(clean(text, _LONGEST, multiline=True), file=sys.stderr)  # noqa: T201

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from divergence_doctor.figures import _style
-from divergence_doctor.figures._text import drawable, power_of_two
+from divergence_doctor.figures._text import distinct, power_of_two
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +53,7 @@ def name_columns(axes: Axes, names: Sequence[str], *, highlight: int | None = No
         names: one per column, as the trace gives them.
         highlight: a column that is always named, in the colour of what is not finite.
     """
-    labels = [drawable(name) for name in names]
+    labels = distinct(names)
     stride = -(-len(labels) // _MOST_LABELS)
     shown = [index for index in range(len(labels)) if _is_shown(index, stride, highlight)]
     widest = max((len(labels[index]) for index in shown), default=0)
@@ -67,7 +67,7 @@ def name_columns(axes: Axes, names: Sequence[str], *, highlight: int | None = No
     for index, label in zip(shown, axes.get_xticklabels(), strict=True):
         label.set(**turned)
         if index == highlight:
-            label.set(color=_style.NOT_FINITE, fontweight="bold")
+            label.set(color=_style.NOT_FINITE_WORDS, fontweight="bold")
     axes.set_xlim(-0.6, len(labels) - 0.4)
     axes.grid(visible=False, axis="x")
 

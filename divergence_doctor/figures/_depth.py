@@ -150,4 +150,4 @@ def _step_label(steps: tuple[int, ...], step: int, bold: int) -> str:
 
 def _shades(count: int) -> list[tuple[float, float, float]]:
     """Return greys from pale (the first step) to dark (the last)."""
-    return [(level, level, level + 0.04) for level in np.linspace(0.8, 0.4, count).tolist()]
+    return [(level, level, level + 0.04) for level in np.linspace(0.72, 0.36, count).tolist()]

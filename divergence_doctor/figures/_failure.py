@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from divergence_doctor.trace import Table, Trace
 
 _EVENTS: Final = ("events/primary", "events/layer", "events/op_type", "events/samples")
+_CULPRITS: Final = ("culprits/sample", "culprits/array")
 
 
 @final
@@ -25,28 +26,41 @@ class Failure:
         layer: path of the layer that the first producer ran in; empty outside any layer.
         op: TensorFlow op type of the first producer; empty when there is none.
         derivative: it happened in the derivative of that op.
-        samples: samples of the batch that hold its bad elements.
+        samples: samples of the batch in which it fails: those whose removal mends the step, where
+            the trials found any, else those that hold the first producer's bad elements.
+        proven: their removal mends the step: they are to blame.
     """
 
     layer: str = ""
     op: str = ""
     derivative: bool = False
     samples: tuple[int, ...] = ()
+    proven: bool = False
 
 
 def failure(trace: Trace) -> Failure:
     """Return the first producer of what reached loss, gradient or state; empty without one."""
+    proven = _proven(trace)
     if not all(map(trace.has, _EVENTS)):
-        return Failure()
+        return Failure(samples=proven, proven=bool(proven))
     primary = trace.table("events").select(primary=True)
     if not len(primary):
-        return Failure()
+        return Failure(samples=proven, proven=bool(proven))
     return Failure(
         layer=str(primary["layer"][0]),
         op=str(primary["op_type"][0]),
         derivative=bool("derivative" in primary and primary["derivative"][0]),
-        samples=_samples(str(primary["samples"][0])),
+        samples=proven or _samples(str(primary["samples"][0])),
+        proven=bool(proven),
     )
+
+
+def _proven(trace: Trace) -> tuple[int, ...]:
+    """Return the samples without which the step lives."""
+    if not all(map(trace.has, _CULPRITS)):
+        return ()
+    found = trace.table("culprits").select(array="")["sample"]
+    return tuple(sorted({sample for sample in found.tolist() if sample >= 0}))
 
 
 def step_to_show(trace: Trace, table: Table) -> int:

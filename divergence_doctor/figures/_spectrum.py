@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 import numpy as np
 
-from divergence_doctor.figures._failure import nonfinite
+from divergence_doctor.figures._failure import Failure, nonfinite
+from divergence_doctor.figures._fed import arrays_of
+from divergence_doctor.figures._figure import columns
+from divergence_doctor.figures._limits import LIMITS
 from divergence_doctor.trace.schema import EXPONENT_BINS, EXPONENT_MIN
 
 if TYPE_CHECKING:
@@ -15,7 +19,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from divergence_doctor.trace import Table
+    from divergence_doctor.trace import Table, Trace
+
+_TENSOR: Final = "dtype size zero nan posinf neginf exponents absmax l2"
+#: What the figures of a step's magnitudes cannot do without.
+NEEDS: Final = columns("activations", f"step order layer call role {_TENSOR}")
+_BACKWARD: Final = columns("gradients", f"step order layer call variable {_TENSOR}")
+_FED: Final = columns("batch", f"batch name role {_TENSOR}")
 
 #: A column: the layer, which call of it, and whether it is an input of the model.
 Key = tuple[str, int, bool]
@@ -24,7 +34,15 @@ Key = tuple[str, int, bool]
 @final
 @dataclass
 class Cell:
-    """What one layer call put out, its outputs taken together."""
+    """What one layer call put out, its outputs taken together.
+
+    Attributes:
+        histogram: elements by base-2 exponent.
+        size, zero, nonfinite: how many elements, zeros, and NaN or Inf.
+        absmax: largest magnitude among the finite elements; NaN without any.
+        l2: L2 norm of the finite elements.
+        dtype: of the first output.
+    """
 
     histogram: NDArray[np.int64] = field(
         default_factory=lambda: np.zeros(EXPONENT_BINS, dtype=np.int64)
@@ -32,7 +50,15 @@ class Cell:
     size: int = 0
     zero: int = 0
     nonfinite: int = 0
+    absmax: float = math.nan
+    l2: float = 0.0
     dtype: str = ""
+
+    @property
+    def rms(self) -> float:
+        """Root of the mean square of the finite elements; NaN without any."""
+        finite = self.size - self.nonfinite
+        return self.l2 / math.sqrt(finite) if finite > 0 else math.nan
 
 
 @final
@@ -66,6 +92,10 @@ class Spectrum:
         """Return the columns that hold NaN or Inf."""
         return {column: cell for column, cell in self.cells.items() if cell.nonfinite > 0}
 
+    def has_finite(self) -> bool:
+        """Say whether any element is finite: a picture of nothing but NaN is empty."""
+        return any(cell.size > cell.nonfinite for cell in self.cells.values())
+
     def span(self) -> tuple[int, int] | None:
         """Return the smallest and the largest exponent that occurs, or None without any."""
         if not self.cells:
@@ -78,6 +108,53 @@ class Spectrum:
     def dtypes(self) -> tuple[str, ...]:
         """Return the dtypes that occur, each once, in the order of execution."""
         return tuple(dict.fromkeys(self.cells[column].dtype for column in sorted(self.cells)))
+
+    def known(self) -> list[str]:
+        """Return those of the dtypes whose limits are known: the floating-point ones."""
+        return [dtype for dtype in self.dtypes() if dtype in LIMITS]
+
+    def narrowest(self) -> str:
+        """Return the dtype that overflows first; empty when no floating-point dtype occurs."""
+        every = ((LIMITS[dtype].largest, dtype) for dtype in self.known())
+        return min(every, default=(0.0, ""))[1]
+
+    def names(self) -> list[str]:
+        """Return the names of the columns, as the trace gives them."""
+        return [column_name(key) for key in self.columns]
+
+    def highlight(self, where: Failure) -> int | None:
+        """Return the column of the layer where it started, else the first not finite."""
+        named = [i for i, key in enumerate(self.columns) if key[0] == where.layer and not key[2]]
+        if where.layer and named:
+            bad = self.bad()
+            return next((column for column in named if column in bad), named[0])
+        return None if where.op else min(self.bad(), default=None)
+
+
+def column_name(key: Key) -> str:
+    """Return how a column is called: the layer, its call where it is not the first."""
+    layer, call, is_input = key
+    if is_input:
+        return f"input: {layer}" if layer else "input"
+    return f"{layer} (call {call + 1})" if call > 0 else layer
+
+
+def spectra_of(trace: Trace, step: int) -> tuple[Spectrum, Spectrum]:
+    """Return what the layers put out in a step, and the gradients that came back to them.
+
+    Args:
+        trace: it must hold the columns of ``NEEDS``.
+        step: replayed step.
+    """
+    gradients = trace.table("gradients")
+    kept = all(map(trace.has, _BACKWARD))
+    mask = (gradients["step"] == step) & (gradients["variable"] == "") if kept else []
+    backward = gradients.where(np.asarray(mask, dtype=bool)) if kept else gradients
+    forward = trace.table("activations").select(step=step)
+    # A trace that does not say what entered the model still says what the step was fed.
+    has_inputs = bool(np.any(forward["role"] == "input")) or not all(map(trace.has, _FED))
+    fed = None if has_inputs else arrays_of(trace, step).select(role="x")
+    return spectra(forward, backward, fed=fed)
 
 
 def spectra(
@@ -119,11 +196,16 @@ def _cells(table: Table, *, keys: Sequence[tuple[Key, int]]) -> dict[Key, tuple[
     cells: dict[Key, tuple[int, Cell]] = {}
     sizes, zeros, dtypes = table["size"].tolist(), table["zero"].tolist(), table["dtype"].tolist()
     bad, histograms = nonfinite(table).tolist(), table["exponents"]
+    largest, norms = table["absmax"].tolist(), table["l2"].tolist()
     for row, (key, order) in enumerate(keys):
         _, cell = cells.setdefault(key, (order, Cell()))
         cell.histogram += histograms[row]
         cell.size += max(sizes[row], 0)
         cell.zero += max(zeros[row], 0)
         cell.nonfinite += bad[row]
+        # An output without a finite element (NaN) must not hide the others; hypot cannot overflow
+        # on the way.
+        cell.absmax = float(np.fmax(cell.absmax, largest[row]))
+        cell.l2 = math.hypot(cell.l2, norms[row]) if norms[row] > 0 else cell.l2
         cell.dtype = cell.dtype or str(dtypes[row])
     return cells

@@ -29,6 +29,8 @@ INK: Final = "#222222"
 FAINT: Final = "#6B6B6B"
 GRID: Final = "#E3E3E3"
 NOT_FINITE: Final = VERMILLION
+#: The same for words: dark enough to be read on white (contrast above 4.5, WCAG 2.2, 1.4.3).
+NOT_FINITE_WORDS: Final = "#BA5000"
 
 WIDTH: Final = 10.0
 SMALL: Final = 8.5

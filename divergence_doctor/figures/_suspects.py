@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
+    from divergence_doctor.figures._failure import Failure
+
 #: A sample whose largest magnitude is this many times the typical one is marked. Two decimal
 #: orders are far outside what standardised data shows (the largest of 10**6 normal deviates is
 #: below 5 standard deviations), so that ordinary heavy tails are not accused.
@@ -47,10 +49,18 @@ def list_samples(samples: Iterable[int]) -> str:
     return f"{named} and {more:,} more" if more > 0 else named
 
 
-def mark_culprits(axes: Axes, samples: Iterable[int], *, among: Iterable[int]) -> None:
-    """Shade the samples that the failure's first producer blames, where they are in the picture."""
+def culprits_in_words(where: Failure) -> list[str]:
+    """Return, for a caption, which samples are to blame or at least hold what fails."""
+    if not where.samples:
+        return []
+    words = "to blame is" if where.proven else "the first producer fails in"
+    return [f"{words} sample {list_samples(where.samples)}"]
+
+
+def mark_culprits(axes: Axes, where: Failure, *, among: Iterable[int]) -> None:
+    """Shade the samples that are to blame, or hold what fails, where they are in the picture."""
     there = set(among)
-    every = [sample for sample in sorted(set(samples)) if sample in there]
+    every = [sample for sample in sorted(set(where.samples)) if sample in there]
     width = max(there, default=0) + 1
     half = max(0.5, 0.003 * width)
     spans = [(sample - half, 2 * half) for sample in every]
@@ -63,7 +73,7 @@ def mark_culprits(axes: Axes, samples: Iterable[int], *, among: Iterable[int]) -
             alpha=0.35,
             linewidth=0,
             zorder=0.5,
-            label=f"fails in sample\n{_wrapped(every)}",
+            label=f"{'to blame:' if where.proven else 'fails in'} sample\n{_wrapped(every)}",
         )
 
 

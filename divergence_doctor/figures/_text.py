@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import unicodedata
 from functools import cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: Characters that are not text: controls, format characters (right-to-left overrides among them),
 #: surrogates, private use, unassigned code points, and the separators of lines and paragraphs.
@@ -13,6 +16,8 @@ _NOT_TEXT: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _SUPERSCRIPTS: Final = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 #: A name longer than this is cut in the middle: its first and its last part tell it from others.
 NAME_LENGTH: Final = 26
+#: Of what several names begin with alike, so many characters are kept.
+_SHARED: Final = 12
 #: A caption is a sentence; longer names than this drown it.
 _QUOTE_LENGTH: Final = 60
 #: From here on a count is written as a figure with three digits.
@@ -56,6 +61,44 @@ def _spelled(character: str, known: frozenset[int]) -> str:
     if character == "\ufffd":  # a large black glyph that stands out more than the name
         return "?"
     return character if ord(character) in known else f"\\u{ord(character):04x}"
+
+
+def distinct(names: Sequence[str], length: int = NAME_LENGTH) -> list[str]:
+    """Return names as they can be drawn side by side: two that differ stay two.
+
+    Where cutting the middle makes several alike, what all of those share at their beginning goes
+    instead, and of their end as much as there is no room for; the ends are cut at slashes.
+    """
+    labels = {name: drawable(name, length) for name in names}
+    alike: dict[str, list[str]] = {}
+    for name, label in labels.items():
+        alike.setdefault(label, []).append(name)
+    for group in alike.values():
+        if len(group) > 1:
+            labels |= dict(zip(group, _told_apart(group, length), strict=True))
+    return [labels[name] for name in names]
+
+
+def _told_apart(group: Sequence[str], length: int) -> list[str]:
+    shared = _shared(group)
+    start = max(group[0].rfind("/", 0, shared) + 1, shared - _SHARED)
+    rest = [name[start:] for name in group]
+    tail = _shared([name[::-1] for name in rest])
+    before = "…" if start else ""
+    labels = []
+    for name in rest:
+        whole, middle = f"{before}{name}", f"{before}{name[: len(name) - tail]}…"
+        labels.append(drawable(whole if len(whole) <= length else middle, length))
+    if len(set(labels)) == len(labels):
+        return labels
+    return [f"{label[: length - 6]} #{place}" for place, label in enumerate(labels, start=1)]
+
+
+def _shared(names: Sequence[str]) -> int:
+    """Return how many characters all names have alike from their beginning on."""
+    first, last = min(names), max(names)  # what lies between shares what these two share
+    pairs = enumerate(zip(first, last, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(first), len(last)))
 
 
 def quoted(name: str) -> str:

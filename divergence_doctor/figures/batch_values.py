@@ -14,10 +14,15 @@ from divergence_doctor.figures._axes import (
     number_samples,
     value_scale,
 )
-from divergence_doctor.figures._failure import failure, nonfinite, step_to_show
+from divergence_doctor.figures._failure import Failure, failure, nonfinite, step_to_show
 from divergence_doctor.figures._fed import arrays_of
 from divergence_doctor.figures._figure import Figure, columns
-from divergence_doctor.figures._suspects import far_out, list_samples, mark_culprits
+from divergence_doctor.figures._suspects import (
+    culprits_in_words,
+    far_out,
+    list_samples,
+    mark_culprits,
+)
 from divergence_doctor.figures._text import count, drawable, number, power_of_two, quoted
 from divergence_doctor.trace.schema import EXPONENT_BINS, EXPONENT_MIN
 
@@ -35,6 +40,7 @@ _LEAST_BINADES: Final = 8
 #: Ticks keep this part of the axis between them and the one for zero.
 _CLEAR: Final = 0.17
 _SAMPLES: Final = columns("samples", "batch name sample nonfinite min max")
+_TARGETS: Final = columns("targets", "array loss classes")
 _MOST_BARS: Final = 300
 
 
@@ -62,9 +68,7 @@ class BatchValues(Figure):
             if len(far):
                 words += f", far outside the others in sample {list_samples(far.tolist())}"
             said.append(words)
-        blamed = failure(trace).samples
-        if blamed:
-            said.append(f"the first producer blames sample {list_samples(blamed)}")
+        said += culprits_in_words(failure(trace))
         return f"Values of the batch ({count(len(arrays), 'array')}): {'; '.join(said)}."
 
     def draw(self, trace: Trace, canvas: Canvas) -> None:
@@ -75,12 +79,12 @@ class BatchValues(Figure):
         more = len(arrays) - rows
         canvas.suptitle(self.title + (f" (first {rows} of {len(arrays)} arrays)" if more else ""))
         grid = canvas.subplots(rows, 2, squeeze=False, width_ratios=(1.0, 1.7))
-        blamed = failure(trace).samples
+        where = failure(trace)
         for row in range(rows):
             _magnitudes(grid[row, 0], arrays, row)
             samples = _samples(trace, arrays, row)
             if len(samples):
-                _ranges(grid[row, 1], samples, blamed)
+                _ranges(grid[row, 1], samples, where, _classes(trace, str(arrays["name"][row])))
             else:
                 grid[row, 1].set_visible(False)
 
@@ -142,7 +146,7 @@ def _magnitudes(axes: Axes, arrays: Table, row: int) -> None:
     ]
     labels = [power_of_two(index + EXPONENT_MIN) for index in ticks]
     axes.set_xticks([left, *ticks, right], ["zero", *labels, "NaN\nInf"])
-    axes.get_xticklabels()[-1].set(color=_style.NOT_FINITE if parts[1][1] else _style.FAINT)
+    axes.get_xticklabels()[-1].set(color=_style.NOT_FINITE_WORDS if parts[1][1] else _style.FAINT)
     axes.set_xlim(left - wide, right + wide)
     axes.set_ylabel("share of the values")
     axes.set_xlabel("magnitude |x|")
@@ -150,11 +154,27 @@ def _magnitudes(axes: Axes, arrays: Table, row: int) -> None:
     axes.set_title(f"{drawable(str(arrays['name'][row]))}   {shape}")
 
 
-def _ranges(axes: Axes, samples: Table, blamed: tuple[int, ...]) -> None:
-    """Draw every sample from its smallest to its largest value; mark those that stand out."""
+def _classes(trace: Trace, array: str) -> int:
+    """Return how many classes an array of labels may name; 0 where it names none."""
+    if not all(map(trace.has, _TARGETS)):
+        return 0
+    judged = trace.table("targets").select(array=array)
+    sparse = ["SparseCategorical" in str(loss) for loss in judged["loss"].tolist()]
+    return int(max([0, *judged["classes"][np.asarray(sparse, dtype=bool)].tolist()]))
+
+
+def _ranges(axes: Axes, samples: Table, failed: Failure, classes: int) -> None:
+    """Draw every sample from its smallest to its largest value; mark those that stand out.
+
+    Args:
+        axes: where.
+        samples: rows of ``samples`` of one array.
+        failed: whose samples are shaded.
+        classes: as many labels there are, from 0 on; 0 where the values are no labels.
+    """
     where, low, high = samples["sample"], bounded(samples["min"]), bounded(samples["max"])
     bad, far = _suspects(samples)
-    scale = value_scale(axes, np.concatenate([low, high]))
+    scale = value_scale(axes, np.concatenate([low, high, [classes - 0.5] if classes else []]))
     few = len(where) <= _MOST_BARS
     axes.vlines(
         where,
@@ -186,8 +206,16 @@ def _ranges(axes: Axes, samples: Table, blamed: tuple[int, ...]) -> None:
             label="far outside\nthe others",
             zorder=4,
         )
+    if classes > 0:
+        axes.axhline(
+            classes - 0.5,
+            color=_style.GREEN,
+            linestyle="--",
+            linewidth=1.4,
+            label=f"above: no class\n(the last is {classes - 1})",
+        )
     mark_not_finite(axes, bad, label="NaN or Inf")
-    mark_culprits(axes, blamed, among=where.tolist())
+    mark_culprits(axes, failed, among=where.tolist())
     number_samples(axes, int(where.max()) + 1)
     axes.set_title("range of each sample" + ("" if scale == "linear" else f" ({scale} scale)"))
     legend(axes)

@@ -255,7 +255,7 @@ def _limits(axes: Axes, way: _Way, low: float, high: float) -> None:
             axes.annotate(
                 text, (0.005, exponent), xycoords=("axes fraction", "data"), xytext=(0, 2),
                 textcoords="offset points", ha="left", va="bottom", fontsize=8,
-                color=_style.NOT_FINITE,
+                color=_style.NOT_FINITE_WORDS,
             )  # fmt: skip
 
 

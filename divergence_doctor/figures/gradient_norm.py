@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 import numpy as np
 
 from divergence_doctor.figures import _style
-from divergence_doctor.figures._axes import legend
+from divergence_doctor.figures._axes import legend, positive
 from divergence_doctor.figures._depth import Profile, draw_profile, profile
 from divergence_doctor.figures._failure import failure, nonfinite, step_to_show
 from divergence_doctor.figures._figure import Figure, columns
@@ -29,6 +29,10 @@ class GradientNorm(Figure):
     needs: ClassVar[frozenset[str]] = columns(
         "gradients", "step order layer variable l2 nan posinf neginf"
     )
+
+    def suits(self, trace: Trace) -> bool:
+        """Say whether there is a number above 0 to draw: else the picture would be empty."""
+        return super().suits(trace) and bool((positive(_profile(_table(trace)).values) > 0).any())
 
     def caption(self, trace: Trace) -> str:
         """Return the smallest and the largest norm of the step, and what is not finite."""

@@ -1,4 +1,4 @@
-"""How did the loss and the gradients fare over the replayed steps?"""
+"""How did the loss, the gradients and the learning rate fare over the replayed steps?"""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MOST_TERMS: Final = len(_style.SERIES) - 1
 
 @final
 class Loss(Figure):
-    """Loss of every replayed step, its terms, and the norm of all gradients together."""
+    """Loss of every replayed step, its terms, the norm of all gradients, and the rate."""
 
     name: ClassVar[str] = "loss"
     title: ClassVar[str] = "Loss over the replayed steps"
@@ -54,21 +54,32 @@ class Loss(Figure):
             said += f"; the largest finite value is {number(float(finite.max()))}"
         bad = steps["step"][~np.isfinite(losses)]
         said += f"; not finite from step {bad[0]} on" if len(bad) else "; finite throughout"
+        rates = _rates(steps).get("learning rate", np.empty(0))
+        known = rates[np.isfinite(rates)]
+        if known.size:
+            low, high = number(float(known.min())), number(float(known.max()))
+            said += f"; learning rate {low}" + (f" to {high}" if low != high else "")
         return said + "."
 
     def draw(self, trace: Trace, canvas: Canvas) -> None:
-        """Draw the loss, and below it the gradient norm where it was recorded."""
+        """Draw the loss, and below it what was recorded of gradient norm and learning rate."""
         steps = trace.table("steps")
-        norms = _norms(steps)
-        canvas.set_size_inches(_style.WIDTH, 6.0 if norms.size else 3.6)
+        norms, rates = _norms(steps), _rates(steps)
+        heights = [1.5] + [1.2] * bool(norms.size) + [0.7] * len(rates)
+        canvas.set_size_inches(_style.WIDTH, 1.1 + 1.8 * sum(heights))
         canvas.suptitle(self.title)
-        panels = canvas.subplots(2 if norms.size else 1, 1, sharex=True, squeeze=False)[:, 0]
+        panels = canvas.subplots(
+            len(heights), 1, sharex=True, squeeze=False, height_ratios=heights
+        )[:, 0]
         _curves(panels[0], trace)
         if norms.size:
             _norm(panels[1], steps["step"], norms)
+        below = panels[len(panels) - len(rates) :]
+        for axes, (name, values) in zip(below, rates.items(), strict=True):
+            _rate(axes, steps["step"], values, name)
         _number_steps(panels[-1], steps["step"])
-        for axes in panels:
-            _mark_failing(axes, trace.failing_step)
+        for place, axes in enumerate(panels):
+            _mark_failing(axes, trace.failing_step, named=place == 0)
             legend(axes)
 
 
@@ -132,11 +143,46 @@ def _norm(axes: Axes, steps: NDArray[np.int64], norms: NDArray[np.float64]) -> N
         linewidth=2.0,
         marker="o",
         markersize=4,
-        label="gradient norm",
     )
     scale = value_scale(axes, norms)
     axes.set_ylabel("gradient norm" if scale == "linear" else f"gradient norm ({scale} scale)")
     mark_not_finite(axes, steps[~np.isfinite(norms)], label="norm not finite")
+
+
+def _rates(steps: Table) -> dict[str, NDArray[np.float64]]:
+    """Return what scales the step, by name, where it is known: learning rate and loss scale."""
+    found = {}
+    for name in ("learning rate", "loss scale"):
+        values = steps[column] if (column := name.replace(" ", "_")) in steps else np.empty(0)
+        if np.isfinite(values).any():
+            found[name] = np.asarray(values, dtype=np.float64)
+    return found
+
+
+def _rate(axes: Axes, steps: NDArray[np.int64], values: NDArray[np.float64], name: str) -> None:
+    axes.plot(
+        steps,
+        bounded(values),
+        color=_style.INK,
+        linewidth=1.8,
+        marker="o",
+        markersize=3.5,
+        drawstyle="steps-mid",
+    )
+    scale = value_scale(axes, values)
+    axes.set_ylabel(name if scale == "linear" else f"{name}\n({scale} scale)")
+    if scale == "linear":
+        _few_ticks(axes, values)
+    mark_not_finite(axes, steps[~np.isfinite(values)], label=f"{name} not finite")
+
+
+def _few_ticks(axes: Axes, values: NDArray[np.float64]) -> None:
+    """Tick only the values that occur where they are few: most rates are one number."""
+    seen = np.unique(bounded(values)[np.isfinite(bounded(values))])
+    if len(seen) <= 2:
+        axes.set_yticks(seen, [number(float(value)) for value in seen])
+    else:
+        axes.locator_params(axis="y", nbins=4)
 
 
 def _number_steps(axes: Axes, steps: NDArray[np.int64]) -> None:
@@ -147,7 +193,7 @@ def _number_steps(axes: Axes, steps: NDArray[np.int64]) -> None:
     axes.set_xlabel("replayed step")
 
 
-def _mark_failing(axes: Axes, step: int | None) -> None:
+def _mark_failing(axes: Axes, step: int | None, *, named: bool) -> None:
     if step is not None:
         axes.axvspan(
             step - 0.3,
@@ -155,5 +201,5 @@ def _mark_failing(axes: Axes, step: int | None) -> None:
             color=_style.ORANGE,
             alpha=0.28,
             lw=0,
-            label=f"fails: step {step}",
+            label=f"fails: step {step}" if named else None,
         )

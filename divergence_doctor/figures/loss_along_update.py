@@ -153,9 +153,7 @@ def _read(trace: Trace) -> _Seen:
 def _marks(axes: Axes, seen: _Seen) -> None:
     """Mark the step that was taken, the longest that lowers the loss, and the safe rate."""
     rate = f"\n(learning rate {number(seen.rate)})" if math.isfinite(seen.rate) else ""
-    axes.axvline(
-        1.0, color=_style.VERMILLION, linewidth=2.0, linestyle="-", label=f"step taken{rate}"
-    )
+    axes.axvline(1.0, color=_style.ORANGE, linewidth=2.0, linestyle="-", label=f"step taken{rate}")
     if seen.longest > 0:
         axes.axvspan(
             seen.scales.min() / _BESIDE,

@@ -11,10 +11,9 @@ import numpy as np
 from divergence_doctor.figures import _style
 from divergence_doctor.figures._axes import band, name_columns
 from divergence_doctor.figures._failure import Failure, failure, step_to_show
-from divergence_doctor.figures._fed import arrays_of
-from divergence_doctor.figures._figure import Figure, columns
+from divergence_doctor.figures._figure import Figure
 from divergence_doctor.figures._limits import LIMITS
-from divergence_doctor.figures._spectrum import Spectrum, spectra
+from divergence_doctor.figures._spectrum import NEEDS, Spectrum, column_name, spectra_of
 from divergence_doctor.figures._text import count, drawable, power_of_two, quoted, rounded
 from divergence_doctor.trace.schema import EXPONENT_MAX, EXPONENT_MIN
 
@@ -39,7 +38,6 @@ _PALEST: Final = 1e-4
 _MOST_COUNTS: Final = 18
 #: Characters of the layer and the op that leave room for the panel's own title.
 _MOST_TITLE: Final = 30
-_TENSOR: Final = "dtype size zero nan posinf neginf exponents"
 _MOST_TICKS: Final = 8
 
 
@@ -75,9 +73,7 @@ class MagnitudeSpectrum(Figure):
     name: ClassVar[str] = "magnitude-spectrum"
     title: ClassVar[str] = "Magnitudes through the network"
     order: ClassVar[int] = 10
-    needs: ClassVar[frozenset[str]] = columns(
-        "activations", f"step order layer call role {_TENSOR}"
-    )
+    needs: ClassVar[frozenset[str]] = NEEDS
 
     def caption(self, trace: Trace) -> str:
         """Return where magnitudes start and end, where they overflow, and what came back."""
@@ -90,26 +86,28 @@ class MagnitudeSpectrum(Figure):
             if span is not None
         ]
         said += spans
-        narrowest = _narrowest(forward)
+        narrowest = forward.narrowest()
         if narrowest:
             largest = power_of_two(LIMITS[narrowest].largest)
             said.append(f"{narrowest} overflows at {largest}")
         said.append(_bad_in_words(forward, backward))
+        if backward.cells and not backward.has_finite():
+            said.append("nothing that came back is finite")
         return "; ".join(said) + "."
 
     def draw(self, trace: Trace, canvas: Canvas) -> None:
-        """Draw one panel for the forward pass and, where gradients came back, one for those."""
+        """Draw one panel for the forward pass and, where numbers came back, one for gradients."""
         step, forward, backward = _read(trace)
         panels = [(forward, f"Forward: what each layer put out, step {step}")]
-        if backward.cells:
+        if backward.has_finite():
             panels.append((backward, "Backward: the gradient that came back to each layer"))
         views = [_view(spectrum) for spectrum, _ in panels]
         canvas.set_size_inches(_style.WIDTH, 1.3 + 3.1 * len(panels))
         canvas.suptitle(self.title)
         grid = canvas.subplots(len(panels), 1, sharex=True, squeeze=False)
         where = failure(trace)
-        column = _highlight(where, forward)
-        names = [_column_name(key) for key in forward.columns]
+        column = forward.highlight(where)
+        names = forward.names()
         image = None
         for axes, (spectrum, title), view in zip(grid[:, 0], panels, views, strict=True):
             axes.set_title(title + _beyond(spectrum))
@@ -125,19 +123,8 @@ class MagnitudeSpectrum(Figure):
 
 
 def _read(trace: Trace) -> tuple[int, Spectrum, Spectrum]:
-    activations = trace.table("activations")
-    step = step_to_show(trace, activations)
-    gradients = trace.table("gradients")
-    kept = all(map(trace.has, columns("gradients", f"step order layer call variable {_TENSOR}")))
-    mask = (gradients["step"] == step) & (gradients["variable"] == "") if kept else []
-    backward = gradients.where(np.asarray(mask, dtype=bool)) if kept else gradients
-    forward = activations.select(step=step)
-    # A trace that does not say what entered the model still says what the step was fed.
-    has_inputs = bool(np.any(forward["role"] == "input")) or not all(
-        map(trace.has, columns("batch", f"batch name role {_TENSOR}"))
-    )
-    fed = None if has_inputs else arrays_of(trace, step).select(role="x")
-    return step, *spectra(forward, backward, fed=fed)
+    step = step_to_show(trace, trace.table("activations"))
+    return step, *spectra_of(trace, step)
 
 
 def _beyond(spectrum: Spectrum) -> str:
@@ -147,32 +134,16 @@ def _beyond(spectrum: Spectrum) -> str:
     return " (outermost row: and beyond)" if outside else ""
 
 
-def _known(spectrum: Spectrum) -> list[str]:
-    return [dtype for dtype in spectrum.dtypes() if dtype in LIMITS]
-
-
-def _narrowest(spectrum: Spectrum) -> str:
-    """Return the dtype that overflows first; empty when no floating-point dtype occurs."""
-    return min(((LIMITS[dtype].largest, dtype) for dtype in _known(spectrum)), default=(0.0, ""))[1]
-
-
-def _column_name(key: tuple[str, int, bool]) -> str:
-    layer, call, is_input = key
-    if is_input:
-        return f"input: {layer}" if layer else "input"
-    return f"{layer} (call {call + 1})" if call > 0 else layer
-
-
 def _bad_in_words(forward: Spectrum, backward: Spectrum) -> str:
     if first := forward.bad():
         column, cell = next(iter(sorted(first.items())))
-        name = quoted(_column_name(forward.columns[column]))
+        name = quoted(column_name(forward.columns[column]))
         return (
             f"NaN or Inf in {count(len(first), 'tensor')}, first in {name} "
             f"({cell.nonfinite:,} of {cell.size:,} values)"
         )
     if last := backward.bad():
-        name = quoted(_column_name(backward.columns[max(last)]))
+        name = quoted(column_name(backward.columns[max(last)]))
         return (
             f"the outputs are finite; NaN or Inf in {count(len(last), 'gradient')}, first in the "
             f"one that came back to {name}"
@@ -180,25 +151,16 @@ def _bad_in_words(forward: Spectrum, backward: Spectrum) -> str:
     return "all values are finite"
 
 
-def _highlight(where: Failure, forward: Spectrum) -> int | None:
-    """Return the column of the layer where it started, else the first that is not finite."""
-    named = [i for i, key in enumerate(forward.columns) if key[0] == where.layer and not key[2]]
-    if where.layer and named:
-        bad = forward.bad()
-        return next((column for column in named if column in bad), named[0])
-    return None if where.op else min(forward.bad(), default=None)
-
-
 def _say_where(axes: Axes, where: Failure, forward: Spectrum, column: int) -> None:
     of = "derivative of " if where.derivative else ""
     op = f"({of}{drawable(where.op)})" if where.op else ""
-    name = drawable(_column_name(forward.columns[column]))
+    name = drawable(column_name(forward.columns[column]))
     # The other title stands on the same line.
     apart = "\n" if len(name) + len(op) > _MOST_TITLE else " "
     axes.set_title(
         f"first not finite: {name}{apart}{op}".rstrip(),
         loc="right",
-        color=_style.NOT_FINITE,
+        color=_style.NOT_FINITE_WORDS,
         fontweight="bold",
         fontsize=9.5,
     )
@@ -208,7 +170,7 @@ def _view(spectrum: Spectrum) -> _View:
     """Return the exponents that occur, widened to the limits that are near."""
     span = spectrum.span() or (-8, 7)
     low, high = span[0] - 1, span[1] + 2
-    for limits in (LIMITS[dtype] for dtype in _known(spectrum)):
+    for limits in (LIMITS[dtype] for dtype in spectrum.known()):
         if limits.largest - high <= _NEAR:
             high = max(high, math.ceil(limits.largest) + 1)
         for limit in (limits.normal, limits.subnormal):
@@ -285,7 +247,7 @@ def _overflows(dtype: str) -> str:
 
 def _limit_lines(axes: Axes, spectrum: Spectrum, view: _View) -> None:
     """Draw the limits within view over the columns of their dtype, each named on the right."""
-    within = [line for line in _lines(_known(spectrum)) if view.low <= line.at <= view.high]
+    within = [line for line in _lines(spectrum.known()) if view.low <= line.at <= view.high]
     for line in within:
         colour = _style.NOT_FINITE if line.overflow else _style.INK
         for start, end in _runs(spectrum, line.dtype):
@@ -328,11 +290,11 @@ def _name_lines(axes: Axes, lines: list[_Line], view: _View) -> None:
     gap, lowest = 0.115 * (view.high - view.low + 2 * view.strip), math.inf
     for line in sorted(lines, key=lambda line: -line.at):
         lowest = min(line.at, lowest - gap)
-        _name_at(axes, lowest, line.text, _style.NOT_FINITE if line.overflow else _style.INK)
+        _name_at(axes, lowest, line.text, _style.NOT_FINITE_WORDS if line.overflow else _style.INK)
 
 
 def _name_what_is_far(axes: Axes, spectrum: Spectrum, view: _View) -> None:
-    nearest = _narrowest(spectrum)
+    nearest = spectrum.narrowest()
     if nearest:
         _name_at(axes, view.high, f"↑ {_overflows(nearest)}", _style.FAINT)
 
@@ -373,7 +335,7 @@ def _bad_marks(axes: Axes, spectrum: Spectrum, view: _View) -> None:
             textcoords="offset points",
             va="center",
             fontsize=8,
-            color=_style.NOT_FINITE,
+            color=_style.NOT_FINITE_WORDS,
             zorder=5,
         )
 
@@ -395,7 +357,7 @@ def _exponent_ticks(axes: Axes, view: _View, *, has_bad: bool) -> None:
         labels.append("NaN, Inf")
     axes.set_yticks(ticks, labels)
     if has_bad:
-        axes.get_yticklabels()[-1].set(color=_style.NOT_FINITE, fontweight="bold")
+        axes.get_yticklabels()[-1].set(color=_style.NOT_FINITE_WORDS, fontweight="bold")
         axes.axhline(view.high, color=_style.FAINT, linewidth=0.6)
     axes.axhline(view.low, color=_style.FAINT, linewidth=0.6)
 

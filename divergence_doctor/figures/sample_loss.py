@@ -16,7 +16,7 @@ from divergence_doctor.figures._axes import (
 )
 from divergence_doctor.figures._failure import failure, step_to_show
 from divergence_doctor.figures._figure import Figure, columns
-from divergence_doctor.figures._suspects import list_samples, mark_culprits
+from divergence_doctor.figures._suspects import culprits_in_words, list_samples, mark_culprits
 from divergence_doctor.figures._text import count, drawable, number
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ class SampleLoss(Figure):
     order: ClassVar[int] = 60
     needs: ClassVar[frozenset[str]] = columns("sample_losses", "step name sample value")
 
+    def suits(self, trace: Trace) -> bool:
+        """Say whether a loss is finite: of nothing but NaN there is no picture."""
+        return super().suits(trace) and bool(np.isfinite(_read(trace)[1]["value"]).any())
+
     def caption(self, trace: Trace) -> str:
         """Return the median and the largest loss, and the samples that are not finite."""
         step, rows = _read(trace)
@@ -52,9 +56,7 @@ class SampleLoss(Figure):
             )
         if not finite.all():
             said.append(f"not finite in sample {list_samples(rows['sample'][~finite].tolist())}")
-        blamed = failure(trace).samples
-        if blamed:
-            said.append(f"the first producer blames sample {list_samples(blamed)}")
+        said += culprits_in_words(failure(trace))
         return "; ".join(said) + "."
 
     def draw(self, trace: Trace, canvas: Canvas) -> None:
@@ -69,7 +71,7 @@ class SampleLoss(Figure):
         _points(axes, rows)
         where = rows["sample"]
         mark_not_finite(axes, np.unique(where[~np.isfinite(rows["value"])]))
-        mark_culprits(axes, failure(trace).samples, among=where.tolist())
+        mark_culprits(axes, failure(trace), among=where.tolist())
         number_samples(axes, int(where.max()) + 1)
         legend(axes)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, final
 import numpy as np
 
 from divergence_doctor.figures import _style
-from divergence_doctor.figures._axes import legend, mark_below
+from divergence_doctor.figures._axes import legend, mark_below, positive
 from divergence_doctor.figures._depth import Profile, draw_profile, profile
 from divergence_doctor.figures._failure import failure, nonfinite, step_to_show
 from divergence_doctor.figures._figure import Figure, columns
@@ -35,6 +35,12 @@ class UpdateRatio(Figure):
     needs: ClassVar[frozenset[str]] = columns(
         "updates", "step order layer variable ratio nan posinf neginf"
     )
+
+    def suits(self, trace: Trace) -> bool:
+        """Say whether there is a number above 0 to draw: else the picture would be empty."""
+        return super().suits(trace) and bool(
+            (positive(_profile(trace.table("updates")).values) > 0).any()
+        )
 
     def caption(self, trace: Trace) -> str:
         """Return the largest and the median ratio, and how many updates broke a variable."""

@@ -182,8 +182,12 @@ def _proof(diagnosis: Diagnosis) -> Iterable[TrialLine]:
     def place(trial: TrialRecord) -> tuple[bool, bool, bool]:
         return (trial.breadth != 0, trial is not best, trial not in aimed)
 
+    told: dict[tuple[str, str, str], TrialLine] = {}
     for trial in sorted(diagnosis.trials, key=place):
-        yield _line(trial, aimed=trial in aimed)
+        line = _line(trial, aimed=trial in aimed)
+        # One that was run for two causes is told once.
+        told.setdefault((line.changed, line.outcome, line.detail), line)
+    yield from told.values()
 
 
 def _proof_sentence(diagnosis: Diagnosis) -> str:
@@ -254,6 +258,7 @@ def _run(trace: Trace, diagnosis: Diagnosis) -> dict[str, Any]:
         "timings": {},
         **{key: value for key, value in told.items() if value is not None},
     }
+    run |= {key: _mapping(run[key]) for key in ("versions", "timings")}
     run["outcome_because"] = diagnosis.because
     if trace.context.get("died"):
         run["died"] = trace.context["died"]

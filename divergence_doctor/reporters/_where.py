@@ -241,8 +241,9 @@ def _minimal_sentence(trace: Trace) -> str:
         return ""
     fails = "still fails" if len(kept) == 1 else "still fail"
     how = f"{fails} alone" if minimal.get("verified") else "is the smallest part kept"
-    if int(minimal.get("copy", -1)) >= 0:
-        how = f"{fails} among copies of sample {minimal['copy']}, for the model needs its size"
+    copy = minimal.get("copy")
+    if copy is not None and copy >= 0:
+        how = f"{fails} among copies of sample {copy}, for the model needs its size"
     count = int(minimal.get("replays") or 0)
     replays = f" ({number(count)} replay{'s' * (count > 1)})" if count else ""
     return f" The part of the batch in `minimal_batch.npz` ({counted(kept)}) {how}{replays}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
+from importlib import resources
 from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
 from divergence_doctor.reporters._parts import Chain
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 #: Changes when a key changes its meaning or goes.
 SCHEMA: Final = "divergence-doctor/report/1"
+_SCHEMA_FILE: Final = "report.schema.json"
 
 
 @final
@@ -61,6 +63,13 @@ def _recorded(document: Document) -> dict[str, Any]:
     """Return how the recorded run of a crash bundle came again; empty for other checkpoints."""
     past = document.history
     return {} if past is None else {"recorded": {**past.told, "losses": past.losses}}
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) that every ``report.json`` keeps to."""
+    text = resources.files(__package__).joinpath(_SCHEMA_FILE).read_text(encoding="utf-8")
+    loaded: dict[str, Any] = json.loads(text)
+    return loaded
 
 
 def _chain(chain: Chain) -> dict[str, Any]:

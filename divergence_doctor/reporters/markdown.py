@@ -43,13 +43,18 @@ MAIN_LIMIT: Final = 40_000
 _ROWS: Final = 24
 _SAMPLES: Final = 12
 _PROSE_LIMIT: Final = 1_500
+#: Room for the note that names the sections of which something was cut.
+_NOTE: Final = 300
 
 #: Breaks a mention, a reference or a link in two without being seen (ZERO WIDTH JOINER).
 _JOINER: Final = "\u200d"
 _BACKTICKS: Final = re.compile(r"`+")
-#: In prose these could start markup, HTML, maths, a mention, a reference, a link or a commit.
+#: In prose these could start markup, HTML, maths, a mention, a reference, a link or a commit, on
+#: GitHub, on GitLab (``!1`` is a merge request, ``%1`` a milestone) or in Jira (``{code}``,
+#: ``!image!``, ``KEY-1``).
 _RISKY: Final = re.compile(
-    r"[@#<>\[\]|\\*~$&]|(?<![^\W_])_|_(?![^\W_])|://|\bwww\.|\bGH-\d|^:\w+:$|^[0-9a-f]{7,40}$",
+    r"[@#<>\[\]{}|\\*~$&]|(?<![^\W_])_|_(?![^\W_])|://|\bwww\.|^[!%]\w|\w!\w"
+    r"|(?-i:\b[A-Z][A-Z\d]+-\d)|^:\w+:$|^[0-9a-f]{7,40}$",
     re.IGNORECASE,
 )
 _EDGES: Final = re.compile(r"^(?P<open>[(\"']*)(?P<core>.*?)(?P<close>[)\"'.,;:!?]*)$", re.DOTALL)
@@ -115,17 +120,32 @@ class _Details:
 
 
 def _fitted(blocks: Iterable[str], limit: int) -> str:
-    """Return the blocks that fit into ``limit`` characters; a note stands for those that do not."""
-    note = "**Cut for length:** what stands here is in `report.html`."
+    """Return the blocks that fit into ``limit`` characters; a note names the sections that lack.
+
+    Args:
+        blocks: paragraphs, tables and headings; a heading opens a section.
+        limit: most characters.
+    """
     kept: list[str] = []
-    left = limit - len(note) - 2
+    cut: dict[str, None] = {}
+    section, left = "the verdict", limit - _NOTE
     for block in blocks:
+        if block.startswith("### "):
+            section = block.removeprefix("### ")
         if len(block) + 2 <= left:
             kept.append(block)
             left -= len(block) + 2
-        elif note not in kept:
-            kept.append(note)
+        else:
+            cut[section] = None
+    if cut:
+        kept.append(f"**Cut for length:** more of {', '.join(cut)}: `report.html` has all of it.")
     return "\n\n".join(kept)
+
+
+def _folded(title: str, body: str, *, unfolded: bool = False) -> str:
+    """Return Markdown that a click on its title shows (or hides, where it is unfolded)."""
+    start = "<details open>" if unfolded else "<details>"
+    return f"{start}<summary>{title}</summary>\n\n{body}\n\n</details>"
 
 
 def code(text: str, limit: int = 160) -> str:
@@ -198,7 +218,8 @@ def _head(names: Sequence[str]) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], what: str) -> str:
     shown = [_row(row) for row in rows[:_ROWS]]
     more = and_more(len(shown), len(rows), what)
-    return "\n".join([_head(head), *shown]) + (f"\n\n{more}" if more else "")
+    cut = f"\n\n**Cut for length:** {more} `report.html` has all of them." if more else ""
+    return "\n".join([_head(head), *shown]) + cut
 
 
 def _main(document: Document) -> Iterable[str]:
@@ -211,18 +232,7 @@ def _main(document: Document) -> Iterable[str]:
     if document.proof:
         yield "### Proof"
         yield prose(document.proof_sentence)
-        yield _table(
-            ("what was changed", "then", "seen"),
-            [
-                (
-                    f"{prose(line.changed, 300)}{' (control)' if line.control else ''}",
-                    f"**{line.then}**" if line.aimed else prose(line.then),
-                    prose(line.detail, 300),
-                )
-                for line in document.proof
-            ],
-            "trials",
-        )
+        yield _folded("The trials", _proof(document), unfolded=True)
     elif document.proof_sentence:
         yield prose(document.proof_sentence)
     yield from _up_to(document.history)
@@ -241,12 +251,27 @@ def _main(document: Document) -> Iterable[str]:
     yield fenced("\n".join(f"# {c.does}\n{c.command}" for c in document.commands), "sh")
     if document.pictures:
         yield "### Figures"
-        yield "They lie in `figures/` beside this report; attach them to the ticket."
-        # Our own files beside the report; the names are those of our modules, never of the input.
-        yield "\n\n".join(
-            f"**{prose(p.title)}.** {prose(p.caption)}\n\n![{p.name}](figures/{p.name}.png)"
-            for p in document.pictures
+        # No images: a ticket knows no folder beside it, and would show each as broken.
+        yield "They lie in `figures/` beside this report: drag those that matter into the ticket."
+        yield _folded(
+            "What each of them shows",
+            "\n".join(f"- `{p.name}.png`: {prose(p.caption)}" for p in document.pictures),
         )
+
+
+def _proof(document: Document) -> str:
+    return _table(
+        ("what was changed", "then", "seen"),
+        [
+            (
+                f"{prose(line.changed, 300)}{' (control)' if line.control else ''}",
+                f"**{line.then}**" if line.aimed else prose(line.then),
+                prose(line.detail, 300),
+            )
+            for line in document.proof
+        ],
+        "trials",
+    )
 
 
 def _mark(document: Document) -> str:
@@ -274,44 +299,56 @@ def _facts(document: Document) -> str:
         ("layer", code(cause.layer or "")),
         ("op", code(cause.op or "")),
         ("line", code(cause.source or "")),
-        ("samples", samples + (", …" if len(cause.samples) > _SAMPLES else "")),
+        ("samples", samples + _rest(len(cause.samples))),
     ]
     return " · ".join(f"{name} {value}" for name, value in facts if value not in {"", NONE})
+
+
+def _rest(samples: int) -> str:
+    """Return where the samples stand that a line has no room for."""
+    return f", … ({samples:,} in all: see `report.json`)" if samples > _SAMPLES else ""
 
 
 def _where(place: Where) -> Iterable[str]:
     yield "### Where"
     yield prose(place.sentence)
     if place.operands:
-        yield _table(
-            ("tensor", "from", "dtype, shape", "values"),
-            [
-                (
-                    f"{prose(o.role)} {o.position}",
-                    prose(o.origin, 200),
-                    code(f"{o.dtype} {o.shape or 'scalar'}"),
-                    values_of(o),
-                )
-                for o in place.operands
-            ],
-            "tensors",
-        )
+        yield _folded("What went in and what came out", _operands(place))
     if place.chain.links:
         yield from _chain(place.chain)
     if place.message:
         yield fenced(place.message)
     if place.stack:
-        yield (
-            "<details><summary>The user's own frames</summary>\n\n"
-            f"{fenced(place.stack)}\n\n</details>"
-        )
+        yield _folded("The user's own frames", fenced(place.stack))
+
+
+def _operands(place: Where) -> str:
+    return _table(
+        ("tensor", "from", "dtype, shape", "values"),
+        [
+            (
+                f"{prose(o.role)} {o.position}",
+                prose(o.origin, 200),
+                code(f"{o.dtype} {o.shape or 'scalar'}"),
+                values_of(o),
+            )
+            for o in place.operands
+        ],
+        "tensors",
+    )
 
 
 def _chain(chain: Chain) -> Iterable[str]:
     yield "### Where it came from"
     if chain.sentence:
         yield prose(chain.sentence)
-    yield _table(
+    yield _folded("The chain, link by link", _links(chain))
+    if chain.left_out:
+        yield f"{chain.left_out:,} links between them are in `trace.h5`."
+
+
+def _links(chain: Chain) -> str:
+    return _table(
         ("", "what", "layer", "line", "element", "value", "how it went on", "whole tensor"),
         [
             (
@@ -328,8 +365,6 @@ def _chain(chain: Chain) -> Iterable[str]:
         ],
         "links",
     )
-    if chain.left_out:
-        yield f"{chain.left_out:,} links between them are in `trace.h5`."
 
 
 def _who(who: Who) -> Iterable[str]:
@@ -347,10 +382,11 @@ def _who(who: Who) -> Iterable[str]:
         loss = NONE if offender.loss is None else number(offender.loss)
         rows.append((str(offender.sample), loss, ranges or NONE, cells or NONE))
     if rows:
-        yield _table(("sample", "loss", "range of its values", "cells not finite"), rows, "samples")
+        head = ("sample", "loss", "range of its values", "cells not finite")
+        yield _folded("The samples", _table(head, rows, "samples"))
         more = and_more(len(rows), who.total, "samples")
         if more:
-            yield more
+            yield f"{more} `report.json` lists all of them."
     if who.cells:
         yield "Cells that are not finite: " + ", ".join(
             f"{code(f'{cell.array}[{cell.index}]')} = {number(cell.value)}" for cell in who.cells
@@ -371,11 +407,12 @@ def _mend(remedies: Sequence[Remedy]) -> Iterable[str]:
 def _evidence(cause: Cause) -> Iterable[str]:
     if cause.evidence:
         yield "### Evidence"
-        yield _table(
+        table = _table(
             ("figure", "value", "in `trace.h5`"),
             [(prose(c.claim, 300), _value(c.value), code(c.where)) for c in cause.evidence],
             "figures",
         )
+        yield _folded("The figures that the verdict rests on", table)
 
 
 def _value(value: Any) -> str:
@@ -385,7 +422,7 @@ def _value(value: Any) -> str:
 def _symptoms(symptoms: Sequence[Cause]) -> Iterable[str]:
     yield "### Symptoms"
     yield "Seen beside the verdict; none of them is a cause."
-    yield _table(
+    table = _table(
         ("symptom", "in a sentence", "comes of", "what mends it"),
         [
             (
@@ -398,6 +435,7 @@ def _symptoms(symptoms: Sequence[Cause]) -> Iterable[str]:
         ],
         "symptoms",
     )
+    yield _folded("The symptoms", table)
 
 
 def _in_a_line(remedy: Remedy) -> str:
@@ -408,7 +446,7 @@ def _in_a_line(remedy: Remedy) -> str:
 def _told(document: Document) -> Iterable[str]:
     yield "### Not finite, but harmless"
     yield "Told, not blamed: these reach neither the loss nor a gradient nor the state."
-    yield _table(
+    table = _table(
         (
             "what",
             "layer",
@@ -436,6 +474,7 @@ def _told(document: Document) -> Iterable[str]:
         ],
         "places",
     )
+    yield _folded("Where, and why they do no harm", table)
 
 
 def _details(document: Document) -> Iterable[_Details]:
@@ -535,7 +574,8 @@ def _circumstances(document: Document) -> Iterable[tuple[str, str]]:
     if fidelity.as_trained:
         yield "as trained", prose(fidelity.as_trained, 600)
     yield from (("note", prose(note, 600)) for note in fidelity.notes)
-    yield from ((prose(name), code(text, 600)) for name, text in document.files)
+    # The names of files are ours (checkpoint, SHA-256); those of the environment need not be.
+    yield from ((name, code(text, 600)) for name, text in document.files)
     yield from ((prose(name), code(text, 600)) for name, text in document.environment)
 
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from divergence_doctor._clean import clean
 from divergence_doctor.errors import NotFoundError, OutputError, RefusedError, UsageError
+from divergence_doctor.trace._context import misshapen
 from divergence_doctor.trace.model import Trace
 from divergence_doctor.trace.schema import (
     ENCODING_TYPE,
@@ -352,6 +353,8 @@ def _read_context(file: h5py.File, source: Path) -> dict[str, Any]:
     step = context.get("failing_step")
     if step is not None and (not isinstance(step, int) or step < 0):
         raise _refused(source, "its context names a failing step that is no step")
+    if wrong := misshapen(context):
+        raise _refused(source, f"its context holds {wrong}")
     return context
 
 

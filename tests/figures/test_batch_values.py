@@ -76,7 +76,7 @@ def test_the_batch_of_the_failing_step_is_shown() -> None:
 def test_the_caption_names_the_samples() -> None:
     assert BatchValues().caption(with_outlier()) == (
         "Values of the batch (2 arrays): 'x' 1 to 1e+06, 1 NaN or Inf, not finite in sample 2, "
-        "far outside the others in sample 5; 'y' 0 to 1; the first producer blames sample 5, 99."
+        "far outside the others in sample 5; 'y' 0 to 1; the first producer fails in sample 5, 99."
     )
 
 
@@ -104,3 +104,18 @@ def test_far_out_is_a_hundred_times_the_median_and_never_overflows() -> None:
 def test_samples_are_listed_in_a_few_words() -> None:
     assert list_samples([3, 1, 1]) == "1, 3"
     assert list_samples(range(100)) == "0, 1, 2, 3, 4, 5 and 94 more"
+
+
+def test_labels_are_seen_against_the_last_class_that_there_is(drawn: Draw) -> None:
+    labels = {"y": [[0], [3], [10]], "loss_name": "SparseCategoricalCrossentropy", "classes": 10}
+    axes = drawn(BatchValues(), training_trace(x=[[1.0], [2.0], [3.0]], **labels)).axes
+    (line,) = [
+        line
+        for line in axes[3].get_lines()
+        if line.get_label() == "above: no class\n(the last is 9)"
+    ]
+    assert list(line.get_ydata()) == [9.5, 9.5]
+    assert not [line for line in axes[1].get_lines() if "class" in str(line.get_label())]
+    other = training_trace(y=[[0], [3], [10]], x=[[1.0], [2.0], [3.0]], classes=10)
+    drawn_of = drawn(BatchValues(), other).axes[3]
+    assert not [line for line in drawn_of.get_lines() if "class" in str(line.get_label())]

@@ -57,6 +57,11 @@ def with_sample_losses(trace: Trace, values: list[float]) -> Trace:
         )  # fmt: skip
     along(builder, step, [2.0, 1.5, math.inf, 1e9])
     went(builder, [2.0, 0.5, math.inf])
+    for breadth, outcome in enumerate(("still-fails", "finite", "not-run", "\x1b$")):
+        builder.add(
+            "trials", name="lower-rate", changed=f"{HOSTILE[breadth]} kept", breadth=breadth,
+            outcome=outcome, detail=HOSTILE[-breadth], steps=breadth,
+        )  # fmt: skip
     builder.describe(**trace.context)
     return builder.build()
 
@@ -111,6 +116,8 @@ def extreme() -> Trace:
     for index, value in enumerate(ENDS):
         seen = {"step": index // 2, "order": index, "layer": f"dense_{index}"}
         moved = {**row, "l2": abs(value), "min": -abs(value), "max": value}
+        if math.isfinite(value):
+            moved |= dict.fromkeys(("nan", "posinf", "neginf"), 0)
         builder.add("steps", step=index, batch=0, loss=value, gradient_norm=abs(value))
         builder.add("losses", step=index, name="a", value=value)
         builder.add("losses", step=index, name="b", value=-value)
@@ -129,6 +136,10 @@ def extreme() -> Trace:
             here = {"batch": 0, "name": f"x{index}", "role": "x", "sample": sample, "nonfinite": 0}
             builder.add("samples", **here, min=low, max=value)
         builder.add("sample_losses", step=0, name="y", sample=index, value=value)
+        builder.add(
+            "trials", changed="a", breadth=index % 5, outcome="finite", detail="b",
+            steps=2**63 - 1 if index % 2 else -1,
+        )  # fmt: skip
         builder.add(
             "chain", step=0, op=0, link=index, what="batch", name="x", followed=True, value=value,
             ordinary_low=0.0 if index % 2 else abs(value), ordinary_high=abs(value), **moved,
@@ -152,7 +163,9 @@ def test_the_most_telling_picture_comes_first() -> None:
     assert [figure.name for figure in all_figures()] == [
         "magnitude-spectrum",
         "history",
+        "trials",
         "chain",
+        "depth",
         "gradient-norm",
         "update-ratio",
         "loss",
@@ -297,6 +310,7 @@ def test_another_process_draws_the_same_bytes_and_never_imports_pyplot(
 def test_only_what_the_trace_holds_is_offered() -> None:
     assert [figure.name for figure in suited_figures(training_trace(losses=(1.0,)))] == [
         "magnitude-spectrum",
+        "depth",
         "gradient-norm",
         "update-ratio",
         "batch-values",
@@ -328,5 +342,5 @@ def test_the_callers_matplotlib_settings_are_put_back() -> None:
     import matplotlib as mpl
 
     before = dict(mpl.rcParams)
-    render_png(all_figures()[1], healthy(), dpi=40)
+    render_png(all_figures()[3], healthy(), dpi=40)
     assert dict(mpl.rcParams) == before

@@ -93,3 +93,8 @@ def test_the_caption_names_the_extremes_and_the_deepest_break() -> None:
         "L2 norm of the gradient by variable in the order of depth, step 1; from 0.5 at "
         "'c/kernel' to 8 at 'b/kernel'; 1 gradient not finite, the deepest at 'a/kernel'."
     )
+
+
+def test_a_picture_of_nothing_but_nan_is_not_drawn() -> None:
+    assert GradientNorm().suits(training_trace())
+    assert not GradientNorm().suits(training_trace(gradient_l2=math.nan))

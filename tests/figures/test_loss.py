@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def test_a_loss_that_runs_away_is_drawn_by_its_logarithm(drawn: Draw) -> None:
-    loss, norm = drawn(Loss(), training_trace(losses=(2.0, 90.0, 8e5, math.nan))).axes
+    loss, norm, _ = drawn(Loss(), training_trace(losses=(2.0, 90.0, 8e5, math.nan))).axes
     assert loss.get_yscale() == "log"
     assert norm.get_ylabel() == "gradient norm"
     marks = [line for line in loss.get_lines() if line.get_label() == "loss not finite"]
@@ -62,6 +62,20 @@ def test_a_norm_of_the_finite_part_alone_is_not_shown_as_the_norm(drawn: Draw) -
     assert np.asarray(mark.get_xdata()).tolist() == [2.0]
 
 
+def test_a_rate_that_a_schedule_changes_is_drawn_and_told(drawn: Draw) -> None:
+    builder = TraceBuilder()
+    for step, rate in enumerate((0.1, 0.01, 1e-4, math.inf)):
+        builder.add("steps", step=step, loss=1.0, learning_rate=rate, loss_scale=2.0**15)
+    trace = builder.build()
+    _, rate_axes, scale_axes = drawn(Loss(), trace).axes
+    assert rate_axes.get_ylabel() == "learning rate\n(log scale)"
+    np.testing.assert_array_equal(rate_axes.get_lines()[0].get_ydata(), [0.1, 0.01, 1e-4, np.nan])
+    assert np.asarray(rate_axes.get_lines()[1].get_xdata()).tolist() == [3.0]
+    assert scale_axes.get_ylabel() == "loss scale"
+    assert [label.get_text() for label in scale_axes.get_yticklabels()] == ["3.28e+04"]
+    assert Loss().caption(trace).endswith("; learning rate 0.0001 to 0.1.")
+
+
 def test_a_single_step_needs_no_picture() -> None:
     assert not Loss().suits(training_trace(losses=(math.nan,)))
 
@@ -69,9 +83,9 @@ def test_a_single_step_needs_no_picture() -> None:
 def test_the_caption_tells_the_course() -> None:
     assert Loss().caption(training_trace(losses=(2.0, 9e3, math.inf))) == (
         "Loss over 3 replayed steps: 2 at step 0, +Inf at step 2; the largest finite value is "
-        "9,000; not finite from step 2 on."
+        "9,000; not finite from step 2 on; learning rate 0.001."
     )
     assert Loss().caption(training_trace()) == (
         "Loss over 2 replayed steps: 1 at step 0, 0.9 at step 1; the largest finite value is 1; "
-        "finite throughout."
+        "finite throughout; learning rate 0.001."
     )

@@ -55,5 +55,21 @@ def test_the_caption_names_the_samples_of_the_failing_step() -> None:
     trace = of_losses(0.5, 1.5, math.inf, 2.5, samples="[2]")
     assert SampleLoss().caption(trace) == (
         "Loss of 4 samples in step 2; median 1.5, largest finite 2.5 at sample 3; not finite in "
-        "sample 2; the first producer blames sample 2."
+        "sample 2; the first producer fails in sample 2."
     )
+
+
+def test_samples_whose_removal_mends_the_step_are_to_blame(drawn: Draw) -> None:
+    seen = of_losses(0.5, 1.0, math.nan, 0.25, samples="[0, 1, 2]")
+    builder = TraceBuilder()
+    builder.add("culprits", batch=0, sample=2, array="", evidence="left-out")
+    builder.add("culprits", batch=0, sample=1, array="x", index="1,0", evidence="outlier")
+    tables = {name: seen.table(name) for name in ("steps", "sample_losses", "events")}
+    trace = Trace({**tables, "culprits": builder.build().table("culprits")}, seen.context)
+    labels = drawn(SampleLoss(), trace).axes[0].get_legend_handles_labels()[1]
+    assert "to blame: sample\n2" in labels
+    assert SampleLoss().caption(trace).endswith("; to blame is sample 2.")
+
+
+def test_losses_that_are_all_nan_need_no_picture() -> None:
+    assert not SampleLoss().suits(of_losses(math.nan, math.inf))

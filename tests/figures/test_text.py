@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from divergence_doctor.figures._text import (
     clean,
+    distinct,
     drawable,
     number,
     power_of_two,
@@ -25,6 +26,28 @@ def test_control_characters_and_overrides_are_replaced() -> None:
 def test_a_long_name_keeps_its_start_and_its_end() -> None:
     name = "encoder/stage_4/residual_block_17/conv2d_transpose_3"
     assert shorten(name) == "encoder/st…v2d_transpose_3"
+
+
+def test_names_that_a_cut_would_make_alike_are_told_apart_by_where_they_differ() -> None:
+    assert distinct([f"encoder/block_{n}/attention_dense" for n in (1, 27)] + ["log"]) == [
+        "…block_1/attention_dense",
+        "…block_27/attention_dense",
+        "log",
+    ]
+    assert distinct([f"{'q' * 40}{n}{'r' * 40}" for n in (1, 2)]) == [
+        "…qqqqqqqqqqqq1…",
+        "…qqqqqqqqqqqq2…",
+    ]
+    assert distinct(["a\x1b", "a\x00", "a\x1b"]) == ["a? #1", "a? #2", "a? #1"]
+
+
+@given(st.lists(st.text(st.characters(), max_size=60), max_size=8))
+@settings(deadline=None)
+def test_different_names_stay_different_and_short(names: list[str]) -> None:
+    labels = distinct(names)
+    assert all(len(label) <= 26 for label in labels)
+    if all(map(str.isprintable, names)):
+        assert len(set(labels)) == len(set(names))
 
 
 def test_a_name_in_a_script_that_the_font_lacks_is_spelled_out() -> None:

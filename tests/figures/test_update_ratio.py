@@ -56,3 +56,8 @@ def test_a_variable_that_broke_and_one_that_was_zero_are_told_apart(drawn: Draw)
         "Ratio of update to weight (L2 over L2) of 3 variables, step 0; median 0.1, largest 0.1 "
         "at 'a' (0.001 is customary); 1 variable not finite after the step."
     )
+
+
+def test_a_picture_of_nothing_but_nan_is_not_drawn() -> None:
+    assert UpdateRatio().suits(training_trace())
+    assert not UpdateRatio().suits(training_trace(update_ratio=math.nan))

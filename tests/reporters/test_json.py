@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from jsonschema import Draft202012Validator, ValidationError
 
-from divergence_doctor.reporters.json import Json
+from divergence_doctor.reporters.json import SCHEMA, Json, schema
+from tests.reporters._schema import everything_named
 
 TOP_KEYS = {
     *("schema", "outcome", "diagnosis", "contributing", "findings", "ruled_out"),
@@ -19,11 +21,53 @@ CAUSE_KEYS = {
 FIDELITY_KEYS = {"optimizer_state", "random_state", "execution", "notes"}
 
 
-def load(told):
+def strictly(text):
     def refuse(token):
         raise AssertionError(f"{token} is no JSON")
 
-    return json.loads(Json().render(told), parse_constant=refuse)
+    return json.loads(text, parse_constant=refuse)
+
+
+def load(told):
+    return strictly(Json().render(told))
+
+
+@pytest.mark.parametrize("name", ["diverged", "healthy", "empty", "hostile"])
+def test_a_report_keeps_to_the_schema_and_holds_nothing_that_it_does_not_name(name, told):
+    closed = everything_named(schema())
+    report = load(told[name])
+    Draft202012Validator(closed).validate(report)
+    with pytest.raises(ValidationError):
+        Draft202012Validator(closed).validate({**report, "more": 1})
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("outcome",), "fine"),
+        (("diagnosis", "confidence"), 1.5),
+        (("diagnosis", "stage"), "nowhere"),
+        (("diagnosis", "evidence", 0, "value"), [1]),
+        (("chain", "links", 0, "value"), "infinity"),
+        (("diagnosis", "trials", 0, "outcome"), "died"),
+        (("findings", 0, "symptom"), None),
+        (("run", "versions"), "2.21"),
+        (("outcome",), "healthy"),
+    ],
+)
+def test_the_schema_refuses_what_a_report_may_not_say(path, value, told):
+    report = load(told["diverged"])
+    place = report
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(ValidationError):
+        Draft202012Validator(schema()).validate(report)
+
+
+def test_the_schema_is_a_schema():
+    Draft202012Validator.check_schema(schema())
+    assert schema()["title"] == SCHEMA
 
 
 @pytest.mark.parametrize("name", ["diverged", "healthy", "empty", "hostile"])
