@@ -167,6 +167,10 @@ def examine(
         with _timed(timings, "samples"):
             left = max(request.budget - timings["trials"], 0.0)
             _blame(bench, builder, folder, seconds=left, progress=progress)
+    if bench is not None:
+        from divergence_doctor.replay.excerpts import keep
+
+        keep(batches, builder)
     with _timed(timings, "seeds"):
         progress(-1, "other seeds", "")
         _other_seeds(request, engine, snapshot, opened, batches, bench, builder, timings)

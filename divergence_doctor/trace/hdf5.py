@@ -58,7 +58,7 @@ _OUTCOMES: Final = ("diverged", "healthy", "inconclusive")
 _MULTILINE: Final = frozenset({"stack", "message", "raised", "raised_stack"})
 #: Longest text kept of a cell. JSON that were cut could not be read any more.
 _TEXT: Final = 4_000
-_JSON: Final = frozenset({"config", "parameters", "samples"})
+_JSON: Final = frozenset({"config", "parameters", "samples", "values"})
 _JSON_TEXT: Final = 1 << 20
 #: Bytes of text read at once, were every cell as long as the file: cells may share their text.
 _TEXT_AT_ONCE: Final = 256 << 20
