@@ -1,8 +1,8 @@
 """What do the samples to blame look like? A small picture of each, or its first values.
 
 The batch itself does not travel with a report; these few values do, so that a reader sees the
-black image or the empty row. They are the only values of the batch that a trace keeps unasked, apart
-from single cells, and :mod:`divergence_doctor.trace.redaction` takes them out again.
+black image or the empty row. Apart from single cells they are the only values of the batch that a
+trace keeps unasked, and :mod:`divergence_doctor.trace.redaction` takes them out again.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from divergence_doctor.batches import Batch
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from divergence_doctor.batches import Batch
     from divergence_doctor.trace import TraceBuilder
 
 #: Samples that are kept at most, and arrays of each: what a page can show.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from divergence_doctor.diagnosis import UNEXPLAINED
 from divergence_doctor.reporters import _tables, _where
+from divergence_doctor.reporters._by_step import by_step
 from divergence_doctor.reporters._parts import (
     Cause,
     Claim,
@@ -68,6 +69,7 @@ def document(trace: Trace, diagnosis: Diagnosis) -> Document:
             steps=_tables.steps(trace),
             layers=_tables.layers(trace, blamed),
             layers_step=_tables.layers_step(trace),
+            layers_by_step=by_step(trace, blamed),
             contributing=tuple(_cause(item) for item in diagnosis.contributing),
             findings=tuple(_cause(item) for item in diagnosis.findings),
             ruled_out=tuple(Excluded(item.cause, item.because) for item in diagnosis.ruled_out),
