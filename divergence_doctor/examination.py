@@ -167,15 +167,16 @@ def examine(
         with _timed(timings, "samples"):
             left = max(request.budget - timings["trials"], 0.0)
             _blame(bench, builder, folder, seconds=left, progress=progress)
-    if bench is not None:
-        from divergence_doctor.replay.excerpts import keep
-
-        keep(batches, builder)
+    _excerpts(bench, batches, builder)
     with _timed(timings, "seeds"):
         progress(-1, "other seeds", "")
         _other_seeds(request, engine, snapshot, opened, batches, bench, builder, timings)
     builder.describe(run={**builder.context["run"], "timings": timings})
     progress(-1, "writing the trace", "")
+    return _saved(builder, folder)
+
+
+def _saved(builder: TraceBuilder, folder: Path) -> Trace:
     trace = builder.build()
     trace.save(folder / TRACE)
     return trace
@@ -469,6 +470,14 @@ def _blame(
             ),
         }
     )
+
+
+def _excerpts(bench: Any, batches: tuple[Batch, ...], builder: TraceBuilder) -> None:
+    """Keep, where a step failed, what the samples to blame look like."""
+    from divergence_doctor.replay.excerpts import keep
+
+    if bench is not None:
+        keep(batches, builder)
 
 
 def _facts(request: Request, opened: Any, batches: tuple[Batch, ...], fed: Any) -> dict[str, Any]:

@@ -489,7 +489,7 @@ def test_what_a_trace_never_holds_is_refused_with_its_reason(
     why, change = REFUSED[what]
     with h5py.File(path, "a") as file:
         change(file)
-    monkeypatch.setattr(hdf5, "_OBJECTS", 500)
+    monkeypatch.setattr(hdf5, "_OBJECTS", 600)
     with pytest.raises(RefusedError) as caught:
         Trace.open(path)
     assert caught.value.why == why
