@@ -341,3 +341,13 @@ def _notes(trace: Trace) -> Iterable[str]:
             f"The replay was stopped ({died.get('how') or 'no reason recorded'}){place}. "
             "What was recorded until then is reported."
         )
+    withheld = trace.context.get("withheld")
+    if isinstance(withheld, list) and "names" in withheld:
+        yield (
+            "Redacted: names stand as `layer_1`, `array_1` and so on, and single values of the "
+            "batch are rounded down to a power of two."
+        )
+    elif isinstance(withheld, list) and "values" in withheld:
+        yield (
+            "The values of the batch are left out; single ones are rounded down to a power of two."
+        )
