@@ -476,8 +476,13 @@ def _excerpts(bench: Any, batches: tuple[Batch, ...], builder: TraceBuilder) -> 
     """Keep, where a step failed, what the samples to blame look like."""
     from divergence_doctor.replay.excerpts import keep
 
-    if bench is not None:
-        keep(batches, builder)
+    if bench is None:
+        return
+    samples = [int(row["sample"]) for row in builder.rows("culprits")]
+    if not samples:
+        main = diagnosis.diagnose(builder.build()).main
+        samples = list(main.finding.samples) if main else []
+    keep(batches, list(dict.fromkeys(samples)), builder)
 
 
 def _facts(request: Request, opened: Any, batches: tuple[Batch, ...], fed: Any) -> dict[str, Any]:

@@ -34,12 +34,13 @@ _LEAST_SIDE: Final = 8
 BAD: Final = -1
 
 
-def keep(batches: Sequence[Batch], builder: TraceBuilder) -> None:
+def keep(batches: Sequence[Batch], samples: Sequence[int], builder: TraceBuilder) -> None:
     """Add the table ``excerpts``: what the samples to blame hold, of every array of their batch.
 
     Args:
         batches: the batches that were replayed.
-        builder: the trace so far: its culprits, else the samples of its first producer.
+        samples: those of the failing step's batch that are to blame.
+        builder: the trace so far.
     """
     steps = builder.rows("steps")
     if not steps or not batches:
@@ -52,7 +53,7 @@ def keep(batches: Sequence[Batch], builder: TraceBuilder) -> None:
         for name, array in batch.arrays.items()
         if array.ndim and len(array) == batch.samples and array.dtype.kind in "biuf"
     ]
-    for sample in _blamed(builder)[:SAMPLES]:
+    for sample in samples[:SAMPLES]:
         for name, array in arrays[:ARRAYS] if sample < batch.samples else ():
             builder.add(
                 "excerpts",
@@ -64,14 +65,6 @@ def keep(batches: Sequence[Batch], builder: TraceBuilder) -> None:
                 shape="x".join(str(side) for side in array.shape[1:]),
                 **excerpt(array[sample]),
             )
-
-
-def _blamed(builder: TraceBuilder) -> list[int]:
-    found = [int(row["sample"]) for row in builder.rows("culprits")]
-    if not found:
-        primary = (row for row in builder.rows("events") if row["primary"])
-        found = json.loads(next(primary, {}).get("samples") or "[]")
-    return list(dict.fromkeys(int(sample) for sample in found))
 
 
 def excerpt(values: NDArray[Any]) -> dict[str, Any]:

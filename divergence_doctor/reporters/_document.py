@@ -22,6 +22,7 @@ from divergence_doctor.reporters._parts import (
     TrialLine,
 )
 from divergence_doctor.reporters._text import cleaned, number
+from divergence_doctor.trace.redaction import NAMES, VALUES, withheld
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -341,13 +342,13 @@ def _notes(trace: Trace) -> Iterable[str]:
             f"The replay was stopped ({died.get('how') or 'no reason recorded'}){place}. "
             "What was recorded until then is reported."
         )
-    withheld = trace.context.get("withheld")
-    if isinstance(withheld, list) and "names" in withheld:
+    gone = withheld(trace)
+    if NAMES in gone:
         yield (
             "Redacted: names stand as `layer_1`, `array_1` and so on, and single values of the "
             "batch are rounded down to a power of two."
         )
-    elif isinstance(withheld, list) and "values" in withheld:
+    elif VALUES in gone:
         yield (
             "The values of the batch are left out; single ones are rounded down to a power of two."
         )

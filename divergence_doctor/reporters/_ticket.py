@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from divergence_doctor.diagnosis import diagnose
 from divergence_doctor.reporters._write import FIGURES, write_reports, write_whole
-from divergence_doctor.trace.redaction import VALUES, WITHHELD, without_values
+from divergence_doctor.trace.redaction import VALUES, withheld, without_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -76,7 +76,7 @@ def write_ticket(
     Raises:
         OutputError: it cannot be written.
     """
-    shared = include_data or VALUES in (trace.context.get(WITHHELD) or ())
+    shared = include_data or VALUES in withheld(trace)
     with tempfile.TemporaryDirectory(prefix="divergence-doctor-") as made:
         work = Path(made)
         if shared:

@@ -19,45 +19,24 @@ HIDDEN: Final = "hidden"
 def known() -> frozenset[str]:
     """Return what Keras calls its layers, losses, optimizers, activations and their arguments."""
     text = resources.files(__package__).joinpath("keras_names.txt").read_text(encoding="utf-8")
-    return frozenset(text.split()) | _WORDS
+    return frozenset(text.split()) | frozenset(_WORDS.split())
 
 
 #: Further names that are nobody's secret.
-_WORDS: Final = frozenset(
-    {
-        *("x", "y", "sample_weight", "loss", "mse", "mae", "iterations", "loss_scale", "iteration"),
-        *("float16", "float32", "float64", "bfloat16", "int8", "int16", "int32", "int64", "uint8"),
-        *("bool", "string", "mixed_float16", "mixed_bfloat16", "float8_e4m3fn", "float8_e5m2"),
-        *("fan_in", "fan_out", "fan_avg", "normal", "uniform", "truncated_normal", "same", "valid"),
-        *(
-            "causal",
-            "channels_last",
-            "channels_first",
-            "sum",
-            "sum_over_batch_size",
-            "mean",
-            "auto",
-        ),
-        *("none", "concat", "ave", "mul", "nearest", "bilinear", "bicubic", "int", "one_hot"),
-        *(
-            "multi_hot",
-            "count",
-            "tf_idf",
-            "class_name",
-            "config",
-            "registered_name",
-            "build_config",
-        ),
-        *("input_shape", "compile_config", "rate", "train_step", "call", "compute_loss"),
-        *("compute_gradients", "update", "add", "linear", "<module>", "<lambda>", "text"),
-        *("InvalidArgumentError", "ResourceExhaustedError", "NotFoundError", "InternalError"),
-        *("FailedPreconditionError", "OutOfRangeError", "UnimplementedError", "AbortedError"),
-        *("ValueError", "TypeError", "RuntimeError", "KeyError", "IndexError", "AttributeError"),
-        *("AssertionError", "ZeroDivisionError", "OverflowError", "FloatingPointError"),
-        *("NotImplementedError", "NameError", "MemoryError", "OSError", "FileNotFoundError"),
-        *("Exception", "ArithmeticError", "StopIteration", "UnicodeDecodeError", "ImportError"),
-    }
-)
+_WORDS: Final = """
+    x y sample_weight loss mse mae iterations loss_scale iteration float16 float32 float64
+    bfloat16 int8 int16 int32 int64 uint8 bool string mixed_float16 mixed_bfloat16 float8_e4m3fn
+    float8_e5m2 fan_in fan_out fan_avg normal uniform truncated_normal same valid causal
+    channels_last channels_first sum sum_over_batch_size mean auto none concat ave mul nearest
+    bilinear bicubic int one_hot multi_hot count tf_idf class_name config registered_name
+    build_config input_shape compile_config rate train_step call compute_loss compute_gradients
+    update add linear <module> <lambda> text InvalidArgumentError ResourceExhaustedError
+    NotFoundError InternalError FailedPreconditionError OutOfRangeError UnimplementedError
+    AbortedError ValueError TypeError RuntimeError KeyError IndexError AttributeError
+    AssertionError ZeroDivisionError OverflowError FloatingPointError NotImplementedError
+    NameError MemoryError OSError FileNotFoundError Exception ArithmeticError StopIteration
+    UnicodeDecodeError ImportError
+"""
 #: Last parts of variables' paths by which rules know what a variable is.
 _LEAVES: Final = frozenset(
     {
@@ -93,7 +72,7 @@ _OUR_WORDS: Final = """
     zeros
 """
 _FILE: Final = re.compile(
-    r"[\w.+-]*\.(?:keras|h5|hdf5|npz|npy|py|ipynb|index|pb|ckpt|json|toml|yaml)$"
+    r"[\w.+-]*\.(?P<ending>keras|h5|hdf5|npz|npy|py|ipynb|index|pb|ckpt|json|toml|yaml)$"
 )
 #: A name, a path or a file in prose, with the quotes around it.
 _TOKEN: Final = re.compile(r"""(?P<open>['"`]?)(?P<token>[^\s'"`,;()\[\]{}=]+)""")
@@ -225,8 +204,8 @@ class Names:
         name = re.split(r"[/\\]", path.rstrip("/\\"))[-1]
         if not name or name in _OURS:
             return name
-        ending = re.search(r"\.\w{1,6}$", name)
-        placeholder = self._place("file", path) + (ending.group() if ending else "")
+        ending = _FILE.search(name)
+        placeholder = self._place("file", path) + (f".{ending['ending']}" if ending else "")
         self._say(name, placeholder)
         return self._say(path, placeholder)
 
@@ -246,7 +225,7 @@ class Names:
     def _awkward(self) -> list[str]:
         """Return the names that no token of prose can be, the longest first."""
         if self._odd is None or self._odd[0] != len(self._spoken):
-            odd = (name for name in self._spoken if not _TOKEN.fullmatch(name))
+            odd = (name for name in self._spoken if len(name) > 2 and not _TOKEN.fullmatch(name))
             self._odd = len(self._spoken), sorted(odd, key=len, reverse=True)
         return self._odd[1]
 

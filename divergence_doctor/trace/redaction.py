@@ -16,6 +16,7 @@ a ``moving_variance``.
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -37,8 +38,10 @@ NAMES: Final = "names"
 
 # ---------------------------------------------------------------------- values
 
-#: What recites values of the batch: everything after it goes.
-_RECITED: Final = re.compile(r"(?s)(Label values:|Values:|values: \[|with shape \[[\d,]*\] and).*")
+#: What TensorFlow recites values after, labels and those of a failed assertion: all of it goes.
+_RECITED: Final = re.compile(r"(?s)(Label values:|\) = ).*")
+#: Ops that hand the batch on as it is.
+_HANDING_ON: Final = ("Identity", "Reshape", "Cast", "ExpandDims", "Squeeze", "Transpose", "Pack")
 #: A number in prose.
 _NUMBER: Final = re.compile(
     r"(?<![\w.])[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|nan|inf)(?![\w])", re.IGNORECASE
@@ -53,13 +56,13 @@ def without_values(trace: Trace) -> Trace:
     tables["culprits"] = _with(
         tables["culprits"], value=lambda values: _rounded(values, everywhere)
     )
-    links = tables["chain"]["what"] == "batch"
+    links = _holds(tables["chain"], "what", "name")
     tables["chain"] = _with(
         tables["chain"],
         value=lambda values: _rounded(values, links),
         through=lambda texts: _mapped(texts, _without_numbers, links),
     )
-    fed = tables["operands"]["origin"] == "batch"
+    fed = _holds(tables["operands"], "origin", "origin_name")
     tables["operands"] = _with(tables["operands"], value=lambda values: _rounded(values, fed))
     for name, columns in _SAID.items():
         tables[name] = _with(
@@ -79,6 +82,11 @@ _SAID: Final = {
     "subsets": ("detail",),
     "attempts": ("detail",),
 }
+
+
+def _holds(table: Table, kind: str, name: str) -> NDArray[np.bool_]:
+    """Return which rows speak of the batch itself, or of an op that hands it on unchanged."""
+    return np.asarray((table[kind] == "batch") | np.isin(table[name].astype(str), _HANDING_ON))
 
 
 def _rounded(values: NDArray[Any], where: NDArray[np.bool_]) -> NDArray[Any]:
@@ -117,8 +125,11 @@ def redacted(trace: Trace) -> Trace:
                 for text in dict.fromkeys(bare.table(table)[column].tolist()):
                     names.told(method, text)
     tables = {name: bare.table(name) for name in TABLES}
+    # At once and in order: a name first met in prose gets its number by where it stands, not by
+    # which column a reader happens to ask for first.
     for (table, column), method in methods.items():
-        tables[table] = _with(tables[table], **{column: _teller(names, method, table, bare)})
+        told = _teller(names, method, table, bare)(bare.table(table)[column])
+        tables[table] = _with(tables[table], **{column: partial(_itself, told)})
     return Trace(tables, _withholding(_context(bare.context, names), NAMES))
 
 
@@ -150,7 +161,7 @@ _BY_TABLE: Final = {
     **dict.fromkeys((("culprits", "array"), ("targets", "array")), "array"),
     **dict.fromkeys((("losses", "name"), ("sample_losses", "name")), "output"),
     **dict.fromkeys((("events", "term"), ("targets", "output")), "output"),
-    **dict.fromkeys((("slots", "variable"), ("defects", "variable")), "slot"),
+    **dict.fromkeys([(table, "variable") for table in ("slots", "defects", "executions")], "slot"),
     **dict.fromkeys([("unseeded", column) for column in ("name", "before", "after")], "hidden"),
     ("hyperparameters", "name"): "argument",
     ("trials", "name"): None,
@@ -193,7 +204,7 @@ def _teller(
 
 
 #: What a trace calls an op, an array, a variable or a constant, by the kind it writes beside it.
-_OF_KIND: Final = {"batch": "array", "variable": "variable", "op": "op"}
+_OF_KIND: Final = {"batch": "array", "variable": "slot", "op": "op"}
 
 
 def _context(context: Mapping[str, Any], names: Names) -> dict[str, Any]:
@@ -240,8 +251,17 @@ def _optimizer(value: Any, names: Names) -> Any:
 
 
 def _withholding(context: Mapping[str, Any], what: str) -> dict[str, Any]:
-    told = [item for item in context.get(WITHHELD) or [] if item != what]
-    return {**context, WITHHELD: [*told, what]}
+    return {**context, WITHHELD: sorted({*_withheld(context), what})}
+
+
+def _withheld(context: Mapping[str, Any]) -> frozenset[str]:
+    told = context.get(WITHHELD)
+    return frozenset(told if isinstance(told, list) else ()) & {VALUES, NAMES}
+
+
+def withheld(trace: Trace) -> frozenset[str]:
+    """Return what was taken out of a trace: ``values``, ``names``, both or nothing."""
+    return _withheld(trace.context)
 
 
 def _with(table: Table, **changes: Callable[[NDArray[Any]], NDArray[Any]]) -> Table:
@@ -252,6 +272,10 @@ def _with(table: Table, **changes: Callable[[NDArray[Any]], NDArray[Any]]) -> Ta
         return (lambda: change(table[column])) if change else (lambda: table[column])
 
     return Table(table.name, len(table), {column: loader(column) for column in table.columns})
+
+
+def _itself(told: NDArray[Any], _texts: NDArray[Any]) -> NDArray[Any]:
+    return told
 
 
 def _mapped(

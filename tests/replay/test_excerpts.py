@@ -69,26 +69,18 @@ def batch():
     return Batch(arrays={**arrays, "text": np.array(["a"] * 4)}, source="b.npz", sha256="0" * 64)
 
 
-def test_every_array_of_the_samples_to_blame_is_kept_once(builder):
-    for sample in (2, 2, 9):
-        builder.add("culprits", batch=1, sample=sample, array="")
-    keep((None, batch()), builder)
+def test_every_array_of_the_samples_to_blame_is_kept(builder):
+    keep((None, batch()), [2, 9], builder)
     rows = builder.build().table("excerpts").rows()
     columns = ("batch", "sample", "name", "role", "shape", "values")
     assert [tuple(row[column] for column in columns) for row in rows] == [
         (1, 2, "x", "x", "2", "[4.0, 5.0]"),
         (1, 2, "y", "y", "", "[2.0]"),
-    ]  # fmt: skip
+    ]
 
 
-def test_without_culprits_the_samples_of_the_first_producer_are_kept(builder):
-    builder.add("events", primary=False, samples="[0]")
-    builder.add("events", primary=True, samples="[3]")
-    keep((None, batch()), builder)
-    assert set(builder.build().table("excerpts")["sample"]) == {3}
-
-
-def test_where_nobody_is_to_blame_nothing_is_kept(builder):
-    builder.add("events", primary=True, samples="")
-    keep((None, batch()), builder)
+def test_where_nobody_is_to_blame_or_nothing_ran_nothing_is_kept(builder):
+    keep((None, batch()), [], builder)
+    keep((), [1], builder)
+    keep((batch(),), [1], TraceBuilder())
     assert builder.rows("excerpts") == []
