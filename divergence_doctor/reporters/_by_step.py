@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -186,24 +186,27 @@ def _matrix(
     return np.where(largest == -math.inf, math.nan, largest), bad
 
 
-def _binned(values: NDArray[Any], columns: int) -> list[NDArray[Any]]:
-    return np.array_split(values, columns)
-
-
 def _lines(values: NDArray[np.float64], columns: int, bottom: float, top: float) -> tuple[str, ...]:
     """Return the parts of a line; what is zero or was not measured is a gap."""
+    known = np.where(values > 0, values, 0.0)
+    largest = np.maximum.reduceat(known, _starts(len(values), columns))
+    with np.errstate(divide="ignore"):
+        heights = HEIGHT * (1 - (np.log10(largest) - bottom) / (top - bottom))
     parts: list[list[str]] = [[]]
-    for column, several in enumerate(_binned(values, columns)):
-        known = several[several > 0]
-        if not known.size:
+    for column, height in enumerate(heights.tolist()):
+        if math.isfinite(height):
+            parts[-1].append(f"{_across(column, columns):g},{round(height, 1):g}")
+        else:
             parts.append([])
-            continue
-        share = (math.log10(float(known.max())) - bottom) / (top - bottom)
-        parts[-1].append(f"{_across(column, columns):g},{round(HEIGHT * (1 - share), 1):g}")
     # A line of one point is not seen: it becomes a short one.
     return tuple(
         " ".join(part if len(part) > 1 else [part[0], _beside(part[0])]) for part in parts if part
     )
+
+
+def _starts(count: int, columns: int) -> NDArray[np.intp]:
+    """Return at which layer each column of the drawing starts."""
+    return np.arange(columns) * count // columns
 
 
 def _across(column: int, columns: int) -> float:
@@ -216,11 +219,8 @@ def _beside(point: str) -> str:
 
 
 def _marks(bad: NDArray[np.bool_], columns: int) -> tuple[float, ...]:
-    return tuple(
-        _across(column, columns)
-        for column, several in enumerate(_binned(bad, columns))
-        if several.any()
-    )
+    marked = np.logical_or.reduceat(bad, _starts(len(bad), columns))
+    return tuple(_across(int(column), columns) for column in np.flatnonzero(marked))
 
 
 def _sentence(
