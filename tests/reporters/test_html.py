@@ -18,7 +18,8 @@ from PIL import Image
 from divergence_doctor.diagnosis import diagnose
 from divergence_doctor.reporters import document
 from divergence_doctor.reporters._by_step import by_step
-from divergence_doctor.reporters.html import Html, _unstyled
+from divergence_doctor.reporters._text import cleaned, shorten
+from divergence_doctor.reporters.html import Html, _ours, _unstyled
 from divergence_doctor.trace.synthetic import training_trace
 from tests.benchmarks._long_trace import long_trace
 
@@ -241,3 +242,43 @@ def test_a_page_of_200_layers_and_20_steps_is_well_below_5_mb():
     assert "left out here" not in text.split('id="layers"')[1].split("</section>")[0]
     # The figures are drawn once more: the page is the same to the byte.
     assert Html().render(document(trace, diagnose(trace))) == text
+
+
+#: What ends an element, a comment, a section or a string, moves the cursor, or is not there to see.
+NASTY = (
+    *(
+        "</style>",
+        "</script><script>1</script>",
+        "<!--",
+        "-->",
+        "]]>",
+        "&lt;&amp;&#0;",
+        '" onload="',
+    ),
+    *("' autofocus onfocus='1", "</td></tr></table>", "<svg/onload=1>", "<base href=//x>", "a\0b"),
+    *(
+        "\u202eevil\u2066",
+        "\u200b\ufeff",
+        "\x1b[31m",
+        "\r\n\t",
+        "{{ x }}{% y %}",
+        "\ud800",
+        "$\\frac{$",
+    ),
+    *("javascript:alert(1)", "=cmd()", "x" * 100_000, "`" * 7, "é\u0301" * 50, "<img src=//x/y>"),
+)
+
+
+def test_names_that_end_elements_become_text_nodes_and_nothing_else(runs):
+    names = [f"{name}|{place}" for place, name in enumerate(NASTY)]
+    trace = training_trace(losses=(1.0, math.nan), layers=names)
+    told = replace(document(trace, runs.diagnosed(trace)), pictures=())
+    page = Page(Html().render(told))
+    assert page.open == []
+    assert page.tags <= TAGS
+    assert page.attributes <= ATTRIBUTES
+    shown = [text for text in page.text if re.search(r"\|\d+$", text)]
+    for name in names:
+        assert shown.count(shorten(cleaned(name))) == 2, name
+    assert not {"\0", "\x1b", "\u202e", "\u200b", "\ud800"} & set("".join(page.text))
+    assert len("".join(page.inside["script"])) == len(_ours("html.js"))
