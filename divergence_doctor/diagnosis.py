@@ -316,7 +316,7 @@ def _as_far_as_it_holds(item: Assessment, share: float) -> Assessment:
     the chance that the run died of the same. What a trial has mended stays offered at even odds: it
     is proven for the steps that were replayed.
     """
-    if share >= 1.0:
+    if share >= 1.0 or item.finding.of_chance:
         return item
     confidence = item.finding.confidence * share
     if item.confirmed:

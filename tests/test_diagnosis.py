@@ -16,7 +16,7 @@ CONTROL = {"name": "control", "cause": "", "breadth": 0, "outcome": "still-fails
 
 def a_rule(
     name, *, confidence=0.6, explains=(), symptom=False, proofs=(), finds=True, needs=(),
-    contributes_only=False,
+    contributes_only=False, of_chance=False,
 ):  # fmt: skip
     """Return a rule that always says the same, made like any other."""
 
@@ -36,6 +36,7 @@ def a_rule(
                     Site(),
                     proofs=proofs,
                     contributes_only=contributes_only,
+                    of_chance=of_chance,
                 )
                 if finds
                 else None
@@ -218,6 +219,11 @@ def with_seeds(*same):
 def test_a_verdict_that_holds_over_all_seeds_keeps_its_confidence():
     rule = a_rule("proven", confidence=0.8)
     assert diagnose(with_seeds(True, True), [rule]).main.finding.confidence == 0.97
+
+
+def test_that_other_seeds_end_otherwise_is_no_doubt_of_a_verdict_on_chance():
+    rule = a_rule("chance", confidence=0.85, of_chance=True)
+    assert diagnose(with_seeds(True, False), [rule]).main.finding.confidence == 0.85
 
 
 def test_a_verdict_that_holds_for_some_seeds_loses_its_share_of_confidence():

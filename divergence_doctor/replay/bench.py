@@ -22,7 +22,7 @@ from divergence_doctor.replay import _seams as seams
 from divergence_doctor.replay.engine import Ran, run_step, watch_for
 from divergence_doctor.replay.execution import compiled, run_one
 from divergence_doctor.replay.feeding import match, tensors
-from divergence_doctor.replay.opstream import Spot
+from divergence_doctor.replay.ops import Spot
 from divergence_doctor.replay.outcome import BELOW_ZERO, NEVER_NEGATIVE, runaway, wrecked
 from divergence_doctor.replay.source import spell
 from divergence_doctor.replay.state import (
@@ -456,8 +456,8 @@ def _fault(kind: str, step: int, watch: StepWatch | None, ran: Ran) -> Fault:
     if ran.raised and ran.raised_op != "CheckNumerics":
         return Fault(kind, step, (ran.raised_op, watch.reached.layer, ran.source, False))
     if ran.raised:
-        watch.stream.reach_everything("loss")
-    event = watch.stream.settle()
+        watch.stream.consequences.reach_everything("loss")
+    event = watch.stream.consequences.settle()
     if event is None:
         return Fault(kind, step)
     op = watch.stream.ops[event.op]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from divergence_doctor.replay.bench import Bench
-    from divergence_doctor.replay.opstream import Event
+    from divergence_doctor.replay.ops import Event
     from divergence_doctor.trace import TraceBuilder
 
 #: Phases and origins of a first bad value that no row of the batch has brought in.

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from divergence_doctor.replay.bench import Bench
     from divergence_doctor.replay.feeding import Fed
     from divergence_doctor.replay.following import Index
-    from divergence_doctor.replay.opstream import Event, Op, OpStream
+    from divergence_doctor.replay.ops import Event, Op
+    from divergence_doctor.replay.opstream import OpStream
     from divergence_doctor.replay.recording import Kind, Made
 
 #: Links of a chain: enough for the deepest of networks, or a hundred steps of a recurrent one.
@@ -184,7 +185,7 @@ class Rerun:
             stack.enter_context(watch.watching())
             stack.enter_context(seams.op_callback(self.recording.on_op))
             yield
-        watch.stream.settle()
+        watch.stream.consequences.settle()
 
 
 def on_the_way(stream: OpStream, event: Event) -> frozenset[Kind]:

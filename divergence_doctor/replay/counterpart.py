@@ -15,7 +15,7 @@ import numpy as np
 from divergence_doctor.errors import DoctorError
 from divergence_doctor.replay import _seams as seams
 from divergence_doctor.replay.chain import Rerun, on_the_way
-from divergence_doctor.replay.opstream import value_at
+from divergence_doctor.replay.elements import value_at
 from divergence_doctor.replay.precision import computed_in, narrow
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from divergence_doctor.replay.bench import Bench
     from divergence_doctor.replay.chain import Walked
     from divergence_doctor.replay.feeding import Fed
-    from divergence_doctor.replay.opstream import Event, Line, OpStream
+    from divergence_doctor.replay.ops import Event, Line
+    from divergence_doctor.replay.opstream import OpStream
     from divergence_doctor.replay.recording import Made, Recording
     from divergence_doctor.trace import TraceBuilder
 

@@ -296,13 +296,13 @@ class Engine:
         seconds = time.perf_counter() - start
         watch.see_logs(ran.logs)
         if ran.raised_op == "CheckNumerics":
-            watch.stream.reach_everything("loss")
+            watch.stream.consequences.reach_everything("loss")
         after = self._weights_after(step, variables, before, watch)
         slots_finite = self._slots_after(step)
         for row in compared(moving, step=step, calls=watch.calls_of):
             self.builder.add("normalizations", **row)
-        watch.stream.settle()
-        watch.stream.name_term(watch.terms)
+        watch.stream.consequences.settle()
+        watch.stream.consequences.name_term(watch.terms)
         self.last_stream = watch.stream
         for table, row in watch.stream.rows(step):
             self.builder.add(table, **row)

@@ -15,7 +15,8 @@ from divergence_doctor.replay.source import spell
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from divergence_doctor.replay.opstream import Event, Op, OpStream
+    from divergence_doctor.replay.ops import Event, Op
+    from divergence_doctor.replay.opstream import OpStream
 
 _POOLING: Final = frozenset({"MaxPool", "MaxPoolV2", "MaxPool3D", "MaxPoolWithArgmax"})
 _COMPARING: Final = frozenset(

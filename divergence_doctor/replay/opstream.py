@@ -11,8 +11,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
@@ -25,6 +24,10 @@ from divergence_doctor.replay._seams import (
     view,
 )
 from divergence_doctor.replay.bounds import Bounds
+from divergence_doctor.replay.consequences import Consequences
+from divergence_doctor.replay.divisions import DIVIDES, FORWARDS, Divisions, divides
+from divergence_doctor.replay.elements import count, first_bad, has_nan, value_at, wide
+from divergence_doctor.replay.ops import Event, Line, Op, Place, Spot, Taint
 from divergence_doctor.replay.samples import Samples
 from divergence_doctor.replay.source import UsersLines, spell, users_line, users_stack
 from divergence_doctor.stats import all_finite, bound, summarize
@@ -51,97 +54,8 @@ _READ_BY_DERIVATIVE = frozenset(
         *("Cholesky", "MatrixInverse", "SelfAdjointEigV2", "Qr", "Svd"),
     }
 )
-#: Ops that divide, with the place of the denominator.
-_DIVIDES = {"RealDiv": 1, "Div": 1, "DivNoNan": 1, "Xdivy": 1}
-#: Ops that put out 1 over what they take in, and ops that guard a divisor or hand it on.
-_INVERTS = frozenset({"Reciprocal", "Inv"})
-_GUARDS = frozenset(
-    {
-        *("Add", "AddV2", "Maximum", "SelectV2", "ClipByValue", "Identity", "Reshape", "Squeeze"),
-        *("ExpandDims", "BroadcastTo", "Cast"),
-    }
-)
-#: Phases in which a model divides: an optimizer's own quotients are no matter of the model's.
-_FORWARDS = frozenset({"forward", "loss"})
-#: Guards that people write below the line, 1e-6 and less, and a quotient that no such guard is
-#: meant to let through: a thousandfold ordinary value, squared, is still below it.
-_ALMOST_NOTHING = 1e-6
-_LARGE_QUOTIENT = 1e4
 #: Events of one step that are kept with their operands; beyond, NaN has flooded the step anyway.
 _WITH_OPERANDS = 64
-#: Sample indices listed for one event.
-_SAMPLES = 256
-
-
-@dataclass(slots=True)
-class Place:
-    """Where in the model an op ran: one call of one layer, at one time step if it walks in time."""
-
-    layer: str = ""
-    layer_class: str = ""
-    call: int = -1
-    time: int = -1
-    #: The user's line that called the layer: where the way to the line of its ops ends.
-    line: tuple[str, int] | None = None
-
-
-#: The user's file and line that ran an op, or None.
-Line: TypeAlias = "tuple[str, int] | None"
-#: How an op is found again: op type, layer, call of the layer, source line, and how many alike
-#: ran there before.
-Spot = tuple[str, str, int, str, int]
-
-
-@dataclass(slots=True)
-class Op:
-    """One op of the stream."""
-
-    op_type: str
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    place: Place
-    phase: str
-    line: Line
-    derivative_of: int = -1
-
-
-@dataclass(slots=True)
-class Taint:
-    """Why a tensor is bad: where its badness came from, and the event that put it out."""
-
-    origin: str
-    name: str
-    event: int = -1
-    only_infinite: bool = False
-    nan: bool = True
-    #: NaN, +Inf and -Inf in a tensor that no op made.
-    counts: tuple[int, int, int] = (0, 0, 0)
-
-
-@dataclass(slots=True)
-class Event:
-    """One op with a non-finite output."""
-
-    op: int
-    counts: tuple[int, int, int]
-    produced: bool
-    origin: str
-    origin_name: str
-    bad_inputs: tuple[int, ...]
-    element: str
-    #: Samples with bad elements, as a mask; None where the output has no axis of samples.
-    rows: NDArray[np.bool_] | None
-    message: str = ""
-    stack: str = ""
-    reaches: str = ""
-    term: str = ""
-    primary: bool = False
-    operands: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def samples(self) -> tuple[int, ...]:
-        """Return the samples to blame; none where all are bad, or none can be told."""
-        return tuple(_listed(self.rows))
 
 
 @final
@@ -165,9 +79,10 @@ class OpStream:
         handles: dict[int, str],
         samples: int,
     ) -> None:
-        self.ops: list[Op] = []
-        self.events: list[Event] = []
-        self.taints: dict[int, Taint] = {}
+        self.consequences = Consequences()
+        self.ops = self.consequences.ops
+        self.events = self.consequences.events
+        self.taints = self.consequences.taints
         self.maker: dict[int, int] = {}
         self._place = place
         self._phase = phase
@@ -190,8 +105,7 @@ class OpStream:
         self._written: dict[int, int] = {}
         self._twins: dict[int, int] = {}
         self._ours = False
-        self._bad_writes: list[int] = []
-        self._divisions: list[dict[str, Any]] = []
+        self._divisions = Divisions(self._samples)
 
     # ------------------------------------------------------------------ what TensorFlow calls
 
@@ -234,8 +148,8 @@ class OpStream:
             self._write(index, kind, ins)
         elif self.taints:
             self._carry_through_variants(ins, outputs)
-        if kind in _DIVIDES and not bad and phase in _FORWARDS and self._derivative < 0:
-            self._note_division(index, kind, inputs, outputs)
+        if kind in DIVIDES and not bad and phase in FORWARDS and self._derivative < 0:
+            self._divisions.note(index, kind, inputs, outputs)
 
     def gradient_wrapper(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Return the gradient function that ties each derivative to its forward op."""
@@ -269,7 +183,7 @@ class OpStream:
         self._names[key] = (origin, name)
         self._samples.add(key, by_sample=by_sample)
         if tensor.dtype in self._floating and not all_finite(view(tensor)):
-            counts = _count([view(tensor)])
+            counts = count([view(tensor)])
             self.taints[key] = Taint(origin, name, nan=counts[0] > 0, counts=counts)
 
     def trust(self, held: Iterable[tuple[int, float]]) -> None:
@@ -307,7 +221,7 @@ class OpStream:
         place = self._place()
         self.ops.append(Op("", (), (key,), place, self._phase(), users_line(2, place.line)))
         self.maker[key] = index
-        counts, element = _count([values]), _first_bad(values)
+        counts, element = count([values]), first_bad(values)
         event = Event(index, counts, produced=True, origin="op", origin_name="", bad_inputs=(),
                       element=",".join(map(str, element)), rows=self._rows_of(values, key),
                       stack=users_stack())  # fmt: skip
@@ -353,12 +267,7 @@ class OpStream:
         for tensor in tensors:
             keys.append(identity(tensor))
             self._look_again(keys[-1], tensor)
-        self._reach(keys, sink)
-
-    def reach_everything(self, sink: str) -> None:
-        """Mark every event as mattering: the step ended on a check that one of them tripped."""
-        for event in self.events:
-            event.reaches = event.reaches or sink
+        self.consequences.reach(keys, sink)
 
     def overflowed_on_write(self, handle: int) -> None:
         """Note that a write of finite numbers left a variable non-finite."""
@@ -369,108 +278,6 @@ class OpStream:
                       origin_name=self.ops[index].op_type, bad_inputs=(), element="", rows=None,
                       reaches="state")  # fmt: skip
         self.events.append(event)
-
-    def _reach(self, keys: Iterable[int], sink: str) -> None:
-        stack = [
-            self.taints[key].event
-            for key in keys
-            if key in self.taints and self.taints[key].event >= 0
-        ]
-        seen: set[int] = set()
-        while stack:
-            number = stack.pop()
-            if number in seen:
-                continue
-            seen.add(number)
-            event = self.events[number]
-            event.reaches = event.reaches or sink
-            stack.extend(taint.event for taint in self._fed_by(event) if taint.event >= 0)
-
-    def _fed_by(self, event: Event) -> list[Taint]:
-        """Return where an event's bad values came from: a NaN from its NaN inputs, if it has any.
-
-        The infinity of a mask that is added to a score of NaN is not what made the sum NaN.
-        """
-        taints = [self.taints[key] for key in event.bad_inputs if key in self.taints]
-        nan = [taint for taint in taints if taint.nan]
-        return nan if event.counts[0] and nan else taints
-
-    def settle(self) -> Event | None:
-        """Choose the primary event: the first producer, in the order of execution, that mattered.
-
-        A deliberate infinite constant (a mask) did not fail; the op that could not bear it did.
-        Where the loss itself went bad, what came after it did not make it so.
-        """
-        self._reach(self._bad_writes, "state")
-        mattered = [event for event in self.events if event.reaches]
-        mattered = self._led_to_loss() or mattered
-        roots = [
-            event
-            for event in mattered
-            if event.produced
-            or (event.origin in {"batch", "variable"} and not self._has_parent(event))
-        ]
-        chosen = min(roots or mattered, key=lambda event: event.op, default=None)
-        if chosen is not None:
-            chosen.primary = True
-            shown = self._shown_by(chosen)
-            chosen.rows = self._rows_that_mattered(shown) if shown is not None else None
-        return chosen
-
-    def _led_to_loss(self) -> list[Event]:
-        """Return the events that made a loss bad, also by way of an update before that loss."""
-        stack = [number for number, event in enumerate(self.events) if event.reaches == "loss"]
-        found: set[int] = set()
-        while stack:
-            number = stack.pop()
-            if number not in found:
-                found.add(number)
-                fed = [taint.event for taint in self._fed_by(self.events[number])]
-                stack += [one for one in fed if one >= 0]
-        return [self.events[number] for number in sorted(found)]
-
-    def _shown_by(self, chosen: Event) -> Event | None:
-        """Return the event that tells an event's samples: itself, or one that it led to.
-
-        An op that sees one sample at a time (in the body of a `tf.map_fn`) has no axis for them;
-        the tensor that its results are stacked into has one.
-        """
-        if chosen.rows is not None or self.ops[chosen.op].derivative_of >= 0:
-            return chosen
-        start = self.events.index(chosen)
-        led_to = {start}
-        for number, event in enumerate(self.events[start + 1 :], start + 1):
-            if self.ops[event.op].phase not in {"forward", "loss"}:
-                return None
-            if any(taint.event in led_to for taint in self._fed_by(event)):
-                led_to.add(number)
-                if event.rows is not None:
-                    return event
-        return None
-
-    def _rows_that_mattered(self, chosen: Event) -> NDArray[np.bool_] | None:
-        """Return those bad samples of an event that are bad all the way to where it mattered.
-
-        What selects among the samples on the way (`tf.where`, a maximum) lets only some through.
-        An op without an axis of samples, or one that moves them about, lets through what came.
-        """
-        children: dict[int, list[int]] = {}
-        for number, event in enumerate(self.events):
-            if event.reaches == chosen.reaches:
-                for taint in self._fed_by(event):
-                    children.setdefault(taint.event, []).append(number)
-        through: dict[int, NDArray[np.bool_] | None] = {}
-        for number in range(len(self.events) - 1, -1, -1):
-            event = self.events[number]
-            rows = event.rows
-            if rows is not None and event.reaches == chosen.reaches:
-                own = [through.get(child) for child in children.get(number, ())]
-                if own and all(kept is not None and not (kept & ~rows).any() for kept in own):
-                    rows = np.logical_or.reduce([kept for kept in own if kept is not None])
-            through[number] = rows
-            if event is chosen:
-                return rows if rows is None or rows.any() else event.rows
-        return chosen.rows
 
     def rows(self, step: int) -> Iterable[tuple[str, dict[str, Any]]]:
         """Yield (table, row) for every event and its operands."""
@@ -501,7 +308,7 @@ class OpStream:
                     "reaches": event.reaches,
                     "term": event.term,
                     "primary": event.primary,
-                    "divides": event.primary and self._divides(op),
+                    "divides": event.primary and divides(op, self.ops, self.untapped),
                     "element": event.element,
                     "samples": json.dumps(list(event.samples)),
                     "message": event.message,
@@ -511,20 +318,7 @@ class OpStream:
             if event.produced or event.primary:
                 for operand in event.operands:
                     yield "operands", {"step": step, "op": event.op, **operand}
-        for division in self._divisions:
-            op = self.ops[division["op"]]
-            yield (
-                "divisions",
-                {
-                    "step": step,
-                    "op_type": op.op_type,
-                    "phase": phases[division["op"]],
-                    "layer": op.place.layer,
-                    "layer_class": op.place.layer_class,
-                    "source": spell(*op.line) if op.line else "",
-                    **division,
-                },
-            )
+        yield from self._divisions.rows(step, self.ops, phases)
 
     def phases(self) -> list[str]:
         """Return the phase of every op; what follows the last layer of a forward pass is loss."""
@@ -546,10 +340,10 @@ class OpStream:
         self, index: int, kind: str, inputs: Sequence[Any], outputs: list[Any], bad: Sequence[int]
     ) -> None:
         arrays = [view(outputs[position]) for position in bad]
-        counts = _count(arrays)
+        counts = count(arrays)
         taints = self._bad_inputs(inputs)
         produced, origin, name = self._blame(kind, inputs, taints, counts)
-        element, first = _first_bad(arrays[0]), identity(outputs[bad[0]])
+        element, first = first_bad(arrays[0]), identity(outputs[bad[0]])
         event = Event(
             index,
             counts,
@@ -574,56 +368,8 @@ class OpStream:
         only_infinite = origin == "constant" and counts[0] == 0
         for position, array in zip(bad, arrays, strict=True):
             self.taints[identity(outputs[position])] = Taint(
-                origin, name, number, only_infinite, nan=_has_nan(array)
+                origin, name, number, only_infinite, nan=has_nan(array)
             )
-
-    def _note_division(
-        self, index: int, kind: str, inputs: Sequence[Any], outputs: list[Any]
-    ) -> None:
-        """Keep a division by almost nothing that made a large, finite number."""
-        quotient = view(outputs[0])
-        if outputs[0].dtype not in self._floating or quotient.dtype.kind == "c":
-            return
-        wide = np.abs(quotient.astype(_wide(quotient), copy=False))
-        if not quotient.size or not wide.max() >= _LARGE_QUOTIENT:
-            return
-        below = np.broadcast_to(view(inputs[_DIVIDES[kind]]), quotient.shape)
-        almost = np.abs(below.astype(_wide(below), copy=False)) <= _ALMOST_NOTHING
-        large = almost & (wide >= _LARGE_QUOTIENT)
-        if not large.any():
-            return
-        at = np.unravel_index(int(np.argmax(np.where(large, wide, 0))), quotient.shape)
-        above = np.broadcast_to(view(inputs[1 - _DIVIDES[kind]]), quotient.shape)
-        key = identity(outputs[0])
-        bad = self._samples.put_back(self._samples.rows(quotient, large), key)
-        self._divisions.append(
-            {
-                "op": index,
-                "numerator": float(above[at]),
-                "denominator": float(below[at]),
-                "quotient": float(quotient[at]),
-                "samples": json.dumps(_listed(bad if key in self._samples else None)),
-            }
-        )
-
-    def _divides(self, op: Op) -> bool:
-        """Say whether its layer divides by an op's result: by itself, guarded, or reshaped."""
-        first = op.derivative_of if op.derivative_of >= 0 else self.ops.index(op)
-        known, place = set(self.ops[first].outputs), self.ops[first].place
-        for later in self.ops[first + 1 :]:
-            if later.derivative_of >= 0 or later.phase not in _FORWARDS:
-                continue
-            if (later.place.layer, later.place.call) != (place.layer, place.call):
-                continue
-            ins = [self.untapped(key) for key in later.inputs]
-            below = _DIVIDES.get(later.op_type)
-            if below is not None and below < len(ins) and ins[below] in known:
-                return True
-            if later.op_type in _INVERTS and ins and ins[0] in known:
-                return True
-            if later.op_type in _GUARDS and known.intersection(ins):
-                known.update(later.outputs)
-        return False
 
     def output_of(self, key: int) -> tuple[int, int] | None:
         """Return (op, output) that made a tensor, also one seen through a tap; None for a leaf."""
@@ -638,22 +384,6 @@ class OpStream:
         while key in self._twins:
             key = self._twins[key]
         return key
-
-    def name_term(self, terms: Iterable[tuple[str, int]]) -> None:
-        """Tell the primary event which term of the loss died of it: the first that it led to."""
-        for name, key in terms:
-            stack = [self.taints[key].event] if key in self.taints else []
-            seen: set[int] = set()
-            while stack:
-                number = stack.pop()
-                if number < 0 or number in seen:
-                    continue
-                seen.add(number)
-                event = self.events[number]
-                if event.primary:
-                    event.term = name
-                    return
-                stack.extend(taint.event for taint in self._fed_by(event))
 
     def leaf(self, key: int) -> tuple[str, str]:
         """Return what a tensor that no op made is: an array of the batch, or a constant."""
@@ -680,7 +410,7 @@ class OpStream:
             elif key not in self.maker and tensor.dtype in self._floating:
                 values = view(tensor)
                 if not all_finite(values):
-                    counts = _count([values])
+                    counts = count([values])
                     nan = counts[0] > 0
                     origin, name = self._names.get(key, ("constant", "constant"))
                     taints[key] = self.taints[key] = Taint(
@@ -699,9 +429,9 @@ class OpStream:
         values = view(tensor)
         if all_finite(values):
             return
-        index, counts = self.maker[key], _count([values])
+        index, counts = self.maker[key], count([values])
         kind = self.ops[index].op_type
-        element = ",".join(map(str, _first_bad(values)))
+        element = ",".join(map(str, first_bad(values)))
         rows = self._rows_of(values, key) if key in self._samples else None
         self.taints[key] = Taint("op", kind, len(self.events), nan=counts[0] > 0)
         self.events.append(Event(index, counts, True, "op", kind, (), element, rows))  # noqa: FBT003
@@ -818,10 +548,7 @@ class OpStream:
             self.taints.pop(ins[0], None)
         if ins[0] in self._handles:
             self._written[ins[0]] = index
-            self._bad_writes += bad
-
-    def _has_parent(self, event: Event) -> bool:
-        return any(self.taints[key].event >= 0 for key in event.bad_inputs if key in self.taints)
+            self.consequences.bad_writes += bad
 
     def _carry_through_variants(self, ins: tuple[int, ...], outputs: list[Any]) -> None:
         """A tensor list or other opaque value is as bad as what was put into it."""
@@ -879,7 +606,7 @@ class OpStream:
             ),
             None,
         )
-        element = _first_bad(bad) if bad is not None else ()
+        element = first_bad(bad) if bad is not None else ()
         shape = bad.shape if bad is not None else ()
         if bad is not None and not event.samples:
             keys = [identity(tensor) for tensor in (*inputs, *outputs) if tensor is not None]
@@ -930,20 +657,8 @@ class OpStream:
 
     def _rows_of(self, values: NDArray[Any], key: int) -> NDArray[np.bool_] | None:
         """Return which samples hold bad elements; None where the values have no axis of samples."""
-        bad = ~np.isfinite(values.astype(_wide(values), copy=False))
+        bad = ~np.isfinite(values.astype(wide(values), copy=False))
         return self._samples.put_back(self._samples.rows(values, bad), key)
-
-
-def _listed(samples: NDArray[np.bool_] | None) -> list[int]:
-    """Return the samples to blame; none where all are, or none can be told."""
-    if samples is None or samples.all():
-        return []
-    return [int(sample) for sample in np.flatnonzero(samples)[:_SAMPLES]]
-
-
-def _wide(values: NDArray[Any]) -> Any:
-    """Return a dtype in which NumPy itself knows what is finite."""
-    return values.dtype if values.dtype.kind in "fc" else np.float32
 
 
 def _floating_dtypes() -> frozenset[Any]:
@@ -969,41 +684,6 @@ def _dense(tensor: Any) -> Any:
     """Return the values of an IndexedSlices, the tensor itself, or None for what is no tensor."""
     values = getattr(tensor, "values", tensor)
     return values if has_values(values) else None
-
-
-def _count(arrays: Iterable[NDArray[Any]]) -> tuple[int, int, int]:
-    nan = posinf = neginf = 0
-    for array in arrays:
-        parts = [array.real, array.imag] if array.dtype.kind == "c" else [array]
-        for part in parts:
-            wide = part.astype(_wide(part), copy=False)
-            nan += int(np.isnan(wide).sum())
-            posinf += int(np.isposinf(wide).sum())
-            neginf += int(np.isneginf(wide).sum())
-    return nan, posinf, neginf
-
-
-def _has_nan(values: NDArray[Any]) -> bool:
-    return bool(np.isnan(values.astype(_wide(values), copy=False)).any())
-
-
-def _first_bad(values: NDArray[Any]) -> tuple[int, ...]:
-    flat = ~np.isfinite(values.astype(_wide(values), copy=False))
-    return tuple(int(place) for place in np.unravel_index(int(np.argmax(flat)), values.shape))
-
-
-def value_at(values: NDArray[Any], element: tuple[int, ...], shape: tuple[int, ...]) -> float:
-    """Return the operand's value that belongs to an output element, by NumPy's broadcasting."""
-    if values.size == 1:
-        return float(np.real(values.reshape(-1)[0]))
-    if values.ndim > len(shape):
-        return float("nan")
-    own = element[len(shape) - values.ndim :]
-    sizes = shape[len(shape) - values.ndim :]
-    if any(size not in (1, full) for size, full in zip(values.shape, sizes, strict=True)):
-        return float("nan")
-    place = tuple(0 if size == 1 else at for size, at in zip(values.shape, own, strict=True))
-    return float(np.real(values[place]))
 
 
 def _check_numerics(tensor: Any, kind: str) -> str:

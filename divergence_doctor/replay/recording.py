@@ -16,7 +16,7 @@ from divergence_doctor.replay.source import users_line
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from divergence_doctor.replay.opstream import Line, Op, Place
+    from divergence_doctor.replay.ops import Line, Op, Place
 
 #: Ops that hand a tensor on unchanged; our own taps are among them.
 HANDING_ON: Final = frozenset(

@@ -18,7 +18,8 @@ from divergence_doctor._clean import clean
 from divergence_doctor._rows import VALUES
 from divergence_doctor.replay import _seams as seams
 from divergence_doctor.replay.clock import Clock
-from divergence_doctor.replay.opstream import OpStream, Place
+from divergence_doctor.replay.ops import Place
+from divergence_doctor.replay.opstream import OpStream
 from divergence_doctor.replay.source import known_from, users_line
 from divergence_doctor.replay.state import layer_path
 

@@ -79,6 +79,7 @@ class Finding:
         effect_of: for a symptom, the causes that may explain it; None where any may.
         contributes_only: it explains what was seen of a failure that it did not make; it is never
             the diagnosis.
+        of_chance: it says that chance decides; that other seeds end otherwise is no doubt of it.
     """
 
     cause: str
@@ -95,6 +96,7 @@ class Finding:
     contributes_only: bool = False
     each_wrong: bool = False
     effect_of: frozenset[str] | None = None
+    of_chance: bool = False
 
 
 @dataclass(frozen=True, slots=True)

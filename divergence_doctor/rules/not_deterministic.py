@@ -134,6 +134,7 @@ class NotDeterministic(Rule):
             remedies=_remedies(rows, beyond=beyond),
             explains=_EVERYTHING if decides else frozenset(),
             contributes_only=not decides,
+            of_chance=True,
         )
 
     @classmethod

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 import numpy as np
 
 from divergence_doctor.rules import _batch
+from divergence_doctor.rules._links import links_of
+from divergence_doctor.rules._producer import forward_fault
 from divergence_doctor.rules._rule import Evidence, Example, Finding, Proof, Rule
 from divergence_doctor.trace.synthetic import SyntheticEvent, training_trace
 
@@ -85,6 +87,12 @@ _SINGULAR: Final = frozenset(
     }
 )
 
+#: Ops that give an exact 0 to logits far below the others, or far below zero.
+_SQUASHING: Final = frozenset({"Exp", "Sigmoid", "Softmax"})
+
+#: What a zero out of those, made by the size of the inputs, does to the op that breaks on it.
+_OF_SATURATION: Final = frozenset({"division-by-zero", "log-of-zero"})
+
 _NORMALISE: Final = (
     "Learn the scale from the training data: `norm = keras.layers.Normalization(); "
     "norm.adapt(x_train)`, and make it the model's first layer."
@@ -132,7 +140,9 @@ class UnscaledInput(Rule):
     of the others (and of 1) or more; a loss that grows tenfold between replayed steps, or a
     primary event that is no singular point. Confidence grows with the magnitude: 0.5 at 255, 0.6 at
     1e3, 0.8 at 1e4, 0.9 for a sample 1e6 times the others. Where the op that broke worked in
-    float16 or float8, which ordinary activations overflow too, only 1e4 and more counts.
+    float16 or float8, which ordinary activations overflow too, only 1e4 and more counts. A singular
+    point counts where its zero came out of a softmax, sigmoid or exp whose logits the chain of
+    origin follows to an input of 1e4 or more, and which the weights on the way did not enlarge.
 
     Fix: `keras.layers.Normalization()` after `adapt(x_train)`, or
     `keras.layers.Rescaling(1/127.5, offset=-1)` for pixels, as the model's first layer;
@@ -174,6 +184,11 @@ class UnscaledInput(Rule):
     RUNAWAY: ClassVar[float] = 10.0
     #: A singular op fed with this or more overflowed (its square does in float32).
     OVERFLOWING: ClassVar[float] = 1e15
+    #: exp is 0 in float32 from -104 down; logits of a net that keeps variances, from inputs a
+    #: hundred times that, leave no class but one above it.
+    SATURATING: ClassVar[float] = 1e4
+    #: By so much may the weights between input and logit enlarge: sums of a few dozen terms do.
+    ENLARGED: ClassVar[float] = 100.0
     #: Confidence by log10 of the magnitude of the array, and of an outlier's ratio.
     BY_MAGNITUDE: ClassVar[tuple[tuple[float, float], ...]] = (
         (2.0, 0.45),
@@ -186,7 +201,8 @@ class UnscaledInput(Rule):
 
     def examine(self, trace: Trace) -> Finding | None:
         """Return which array is out of scale, or None where no overflow or runaway asks for it."""
-        if trace.outcome == "healthy" or not self._overflowed(trace):
+        saturated = self._saturated(trace)
+        if trace.outcome == "healthy" or not (saturated or self._overflowed(trace)):
             return None
         scales = self._scales(trace)
         large = [scale for scale in scales if scale.absmax >= self._large(trace)]
@@ -211,6 +227,25 @@ class UnscaledInput(Rule):
             ),
             remedies=_remedies(worst, {scale.role for scale in large}),
             proofs=tuple(_proofs(worst, large)),
+            explains=_OF_SATURATION if saturated else frozenset(),
+        )
+
+    def _saturated(self, trace: Trace) -> bool:
+        """Say whether a singular op was given a zero that the size of an input made."""
+        producer = forward_fault(trace)
+        if producer is None or producer.op_type not in _SINGULAR:
+            return False
+        chain = links_of(trace, producer)
+        squashed = [at for at, link in enumerate(chain) if link.name in _SQUASHING]
+        if not squashed or chain[squashed[0]].value != 0 or chain[-1].what != "batch":
+            return False
+        fed = abs(chain[-1].value)
+        inputs = set(_batch.arrays(trace, "x")["name"])
+        sizes = [abs(link.value) for link in chain[squashed[-1] + 1 :]]
+        return bool(
+            chain[-1].name in inputs
+            and fed >= self.SATURATING
+            and max(sizes, default=math.inf) <= self.ENLARGED * fed
         )
 
     def _overflowed(self, trace: Trace) -> bool:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from divergence_doctor.replay.bench import Bench
-    from divergence_doctor.replay.opstream import Op, OpStream, Spot
+    from divergence_doctor.replay.ops import Op, Spot
+    from divergence_doctor.replay.opstream import OpStream
 
 
 @final

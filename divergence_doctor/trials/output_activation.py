@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from divergence_doctor.replay.bench import Bench
-    from divergence_doctor.replay.opstream import OpStream, Spot
+    from divergence_doctor.replay.ops import Spot
+    from divergence_doctor.replay.opstream import OpStream
 
 
 #: A floor under a scale or a rate: an output far below 0 is no tiny scale to divide by.

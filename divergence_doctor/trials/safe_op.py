@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from divergence_doctor.batches import Batch
     from divergence_doctor.replay.bench import Bench
-    from divergence_doctor.replay.opstream import Op, OpStream, Spot
+    from divergence_doctor.replay.ops import Op, Spot
+    from divergence_doctor.replay.opstream import OpStream
 
 #: How far from the singular point a value is moved, by the dtype's resolution: far enough that the
 #: derivative (1/x, 1/(2 sqrt x)) is an ordinary number.

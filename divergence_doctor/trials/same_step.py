@@ -28,9 +28,11 @@ class SameStep(Trial):
     The watched replay and the control are two runs already. Two more of the first step alone, one
     right after the other, show what alternates from call to call. Where these differ while the
     control failed, the first step is run a few times more, until it fails in one run and lives in
-    another; where the control lived, a run with the failing step watched tells an unsteady step
-    from a watch that changes it. The outcome is ``finite`` where the step failed in one plain run
-    and lived in another: no trial can tell anything then.
+    another. So it is where all of them broke at once and something that no seed holds went into the
+    step: a NaN says nothing of the numbers it was made from. Where the control lived, a run with
+    the failing step watched tells an unsteady step from a watch that changes it. The outcome is
+    ``finite`` where the step failed in one plain run and lived in another: no trial can tell
+    anything then.
     """
 
     name: ClassVar[str] = "same-step"
@@ -44,7 +46,8 @@ class SameStep(Trial):
             return Outcome.not_run(_CHANGED, "the control did not run")
         # Where the control failed at its first step, one run more stands right behind it.
         again = [bench.run(steps=1) for _ in range(2 if len(control.losses) > 1 else 1)]
-        while _undecided(control, again) and len(again) < _MOST and bench.in_time:
+        drawn = unseeded(bench) if _mute(control, again) else []
+        while _undecided(control, again, drawn) and len(again) < _MOST and bench.in_time:
             again.append(bench.run(steps=1))
         plain = [_steps_of(control), *map(_steps_of, again)]
         runs = [(True, list(bench.watched), False), (False, plain[0], control.finite)]
@@ -62,7 +65,7 @@ class SameStep(Trial):
             for step, (loss, failed) in enumerate(steps)
         ]  # fmt: skip
         if detail or control.finite:
-            rows += [("unseeded", row) for row in unseeded(bench)]
+            rows += [("unseeded", row) for row in drawn or unseeded(bench)]
         unsteady = control.finite or not _alike(plain)
         said = detail or f"{len(plain)} runs agree bit for bit as far as they go"
         return Outcome(
@@ -70,10 +73,16 @@ class SameStep(Trial):
         )
 
 
-def _undecided(control: Rerun, again: Sequence[Rerun]) -> bool:
+def _undecided(control: Rerun, again: Sequence[Rerun], drawn: Sequence[Mapping[str, Any]]) -> bool:
     """Say whether the step gives other answers, and whether it always fails is not yet known."""
     plain = [_steps_of(control), *map(_steps_of, again)]
-    return not control.finite and _alike(plain) and bool(_difference(plain))
+    return not control.finite and _alike(plain) and bool(drawn or _difference(plain))
+
+
+def _mute(control: Rerun, again: Sequence[Rerun]) -> bool:
+    """Say whether the first step broke in every run, so that its losses say nothing."""
+    first = [rerun.losses[0] for rerun in (control, *again) if rerun.losses]
+    return not control.finite and not any(math.isfinite(loss) for loss in first)
 
 
 def _alike(runs: Sequence[Sequence[tuple[float, bool]]]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from divergence_doctor.diagnosis import diagnose
 from divergence_doctor.examination import Request, examine
 from tests.accuracy import _case
+from tests.accuracy._figures import figures
+from tests.accuracy._tables import grids
 
 #: One of each family of models and causes; each takes about a second.
 SUBSET = (
@@ -67,3 +70,17 @@ def test_every_case_says_what_is_true_of_it():
         assert {"outcome"} <= set(case.EXPECTED) <= {"outcome", "cause", *_case.PLACES}, name
         assert (case.EXPECTED["outcome"] == "diverged") == ("cause" in case.EXPECTED), name
         assert case.__doc__, name
+
+
+def test_readme_shows_the_rows_of_the_runner_for_as_many_cases_as_there_are():
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    halves: dict[str, list[_case.Answer]] = {"tuning": [], "report": []}
+    for name in _case.names():
+        held = _case.held_out(name)
+        answer = _case.Answer(name, _case.load(name).EXPECTED, None, "", 0.0, held)
+        halves["report" if held else "tuning"].append(answer)
+    for columns, rows in grids({half: figures(answers) for half, answers in halves.items()}):
+        assert f"| {' | '.join(columns)} |" in readme
+        cases = [row[:2] if row[0].startswith(("cases", "`")) else row[:1] for row in rows]
+        missing = [row for row in cases if f"\n| {' | '.join(row)} |" not in readme]
+        assert missing == []

@@ -164,7 +164,8 @@ def test_what_is_added_to_a_variable_adds_to_its_bound():
 
 
 def test_a_kernel_that_is_broken_is_still_found_by_what_came_of_it(tf):
-    from divergence_doctor.replay.opstream import OpStream, Place
+    from divergence_doctor.replay.ops import Place
+    from divergence_doctor.replay.opstream import OpStream
 
     stream = OpStream(
         place=Place, phase=lambda: "forward", names={}, handles={}, samples=3,
@@ -176,17 +177,18 @@ def test_a_kernel_that_is_broken_is_still_found_by_what_came_of_it(tf):
     after = tf.constant([1.0, math.nan, 2.0])
     stream.on_op("Sqrt", [broken], (), [after])
     stream.reach([after], "loss")
-    chosen = stream.settle()
+    chosen = stream.consequences.settle()
     assert stream.ops[chosen.op].op_type == "Relu"
     assert chosen.samples == (1,)
 
 
 def test_the_result_of_a_broken_kernel_is_found_where_it_reaches_the_loss(tf):
-    from divergence_doctor.replay.opstream import OpStream, Place
+    from divergence_doctor.replay.ops import Place
+    from divergence_doctor.replay.opstream import OpStream
 
     stream = OpStream(place=Place, phase=lambda: "loss", names={}, handles={}, samples=3)
     x, broken = tf.constant([1.0, 2.0, 3.0]), tf.constant([math.nan, -2.0, -3.0])
     stream.on_op("Neg", [x], (), [broken])
     stream.reach([broken], "loss")
-    chosen = stream.settle()
+    chosen = stream.consequences.settle()
     assert (stream.ops[chosen.op].op_type, chosen.reaches) == ("Neg", "loss")

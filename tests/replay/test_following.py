@@ -22,7 +22,7 @@ def made_by(call, *arrays):
     import tensorflow as tf
 
     from divergence_doctor.replay import _seams as seams
-    from divergence_doctor.replay.opstream import Place
+    from divergence_doctor.replay.ops import Place
     from divergence_doctor.replay.recording import Made
 
     def run(values):

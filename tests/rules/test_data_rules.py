@@ -344,6 +344,37 @@ def test_a_normaliser_behind_a_layer_with_weights_comes_too_late() -> None:
     found(UnscaledInput, trace)
 
 
+def saturated(size: float, *, logit: float = 2e4, ends_in: str = "batch") -> Trace:
+    """Return a log of zero whose zero a softmax made of logits that come from an input."""
+    chain = (
+        {"name": "Softmax", "value": 0.0},
+        {"name": "MatMul", "value": logit},
+        {"name": "x" if ends_in == "batch" else "out/kernel", "what": ends_in, "value": size},
+    )
+    log = SyntheticEvent("Log", "loss", inputs=([0.0, 1.0],), chain=chain, outputs=([-np.inf],))
+    x = np.linspace(-size, size, 32).reshape(8, 4)
+    return training_trace(x=x, losses=(math.inf,), events=(log,))
+
+
+def test_a_zero_that_inputs_in_the_thousands_made_of_a_softmax_is_theirs() -> None:
+    finding = found(UnscaledInput, saturated(2.2e4))
+    assert finding.explains == {"log-of-zero", "division-by-zero"}
+    assert finding.proofs == (Proof("standardise", {"arrays": ["x"]}),)
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        saturated(255.0, logit=400.0),
+        saturated(2.2e4, logit=1e8),
+        saturated(2.2e4, ends_in="variable"),
+    ],
+    ids=["pixels", "weights that enlarge", "a weight"],
+)
+def test_a_zero_that_other_things_made_is_not_put_down_to_the_inputs(trace: Trace) -> None:
+    assert quiet(UnscaledInput, trace)
+
+
 def test_token_ids_are_not_unscaled() -> None:
     ids = np.arange(3200).reshape(8, 400)
     trace = training_trace(x=ids, losses=RUNAWAY, layers=("embedding",), layer_class="Embedding")

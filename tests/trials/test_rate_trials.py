@@ -97,3 +97,24 @@ def test_a_step_with_masks_and_a_seed_repeats_to_the_bit(keras, bench_of):
     _, outcome = repeated(keras, bench_of, Fails())
     assert (outcome.outcome, outcome.changed) == ("still-fails", "nothing, once more")
     assert "agree bit for bit" in outcome.detail
+
+
+def test_a_step_that_breaks_each_time_at_first_is_run_until_it_lives_where_no_seed_holds_it(
+    keras, bench_of
+):
+    class Warming(keras.layers.Layer):
+        def __init__(self, *, counts):
+            super().__init__(name="warming")
+            self.counts = counts
+            self.calls = 0
+
+        def call(self, x):
+            self.calls += self.counts
+            return x * (float("nan") if self.calls < 7 else 1.0)
+
+    _, outcome = repeated(keras, bench_of, Warming(counts=1))
+    assert outcome.outcome == "finite"
+    assert "fails in one run" in outcome.detail or "nan in one run" in outcome.detail
+    _, outcome = repeated(keras, bench_of, Warming(counts=0))
+    assert outcome.outcome == "still-fails"
+    assert {row["run"] for _, row in outcome.rows} == {1, 2}
