@@ -178,7 +178,7 @@ def _matrix(
             wanted &= table["variable"] == ""
         at = row[wanted], place[wanted]
         values = table[column][wanted]
-        np.maximum.at(largest, at, np.where(np.isnan(values), -math.inf, values))
+        np.maximum.at(largest, at, np.where(np.isfinite(values), values, -math.inf))
         broken = np.zeros(len(values), dtype=bool)
         for name in ("nan", "posinf", "neginf"):
             broken |= table[name][wanted] > 0

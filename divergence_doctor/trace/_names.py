@@ -72,7 +72,7 @@ _OUR_WORDS: Final = """
     zeros
 """
 _FILE: Final = re.compile(
-    r"[\w.+-]*\.(?P<ending>keras|h5|hdf5|npz|npy|py|ipynb|index|pb|ckpt|json|toml|yaml)$"
+    r"[\w+-][\w.+-]*\.(?P<ending>keras|h5|hdf5|npz|npy|py|ipynb|index|pb|ckpt|json|toml|yaml)$"
 )
 #: A name, a path or a file in prose, with the quotes around it.
 _TOKEN: Final = re.compile(r"""(?P<open>['"`]?)(?P<token>[^\s'"`,;()\[\]{}=]+)""")

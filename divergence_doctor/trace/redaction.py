@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from divergence_doctor.trace._names import Names, walked
+from divergence_doctor.trace._names import HIDDEN, Names, walked
 from divergence_doctor.trace.model import Trace
 from divergence_doctor.trace.schema import TABLES
 from divergence_doctor.trace.table import Table
@@ -165,6 +165,9 @@ _BY_TABLE: Final = {
     **dict.fromkeys([("unseeded", column) for column in ("name", "before", "after")], "hidden"),
     ("hyperparameters", "name"): "argument",
     ("trials", "name"): None,
+    # Words of ours: how a training step came to be known.
+    ("history", "source"): None,
+    ("history", "bad_variable"): "slot",
     # These name a thing of the kind that another column of the row tells.
     ("events", "origin_name"): "of",
     ("operands", "origin_name"): "of",
@@ -209,29 +212,38 @@ _OF_KIND: Final = {"batch": "array", "variable": "slot", "op": "op"}
 
 def _context(context: Mapping[str, Any], names: Names) -> dict[str, Any]:
     """Return the context without files, names and hashes; without what reproduces the run."""
-    kept = {key: value for key, value in context.items() if key not in {"reproduce", "model"}}
-    for key in ("optimizer", "optimizers"):
-        if key in kept:
-            kept[key] = _optimizer(kept[key], names)
-    for key in ("checkpoint", "batch", "last_good"):
-        if isinstance(kept.get(key), dict):
-            kept[key] = {
-                name: walked(value, names.file)
-                if name in {"path", "paths", "file", "next", "oldest"}
-                else value
-                for name, value in kept[key].items()
-                if name in _FACTS or not isinstance(value, str | list | dict)
-            }
-    skipped = {"optimizer", "optimizers", "checkpoint", "batch", "last_good", "outcome"}
-    skipped |= {"failing_execution", WITHHELD}
+    kept = {key: value for key, value in context.items() if key not in _DROPPED}
     return {
-        key: value if key in skipped else walked(value, names.prose) for key, value in kept.items()
+        key: _optimizer(value, names)
+        if key in {"optimizer", "optimizers"}
+        else value
+        if key in {"outcome", "failing_execution", WITHHELD}
+        else _told(value, names)
+        for key, value in kept.items()
     }
 
 
-_FACTS: Final = frozenset(
-    {"path", "paths", "file", "next", "oldest", "format", "keras_version", "dtype_policy"}
-)
+#: Keys of the context that say nothing but names.
+_DROPPED: Final = frozenset({"reproduce", "model"})
+#: Keys, wherever they stand, whose texts are paths; that name a machine; that tell a file for sure.
+_PATHS: Final = frozenset({"path", "paths", "file", "next", "oldest", "bundle", "folder"})
+_MACHINES: Final = frozenset({"host", "worker", "user"})
+_HASHES: Final = frozenset({"sha256", "hash"})
+
+
+def _told(value: Any, names: Names, key: str = "") -> Any:
+    """Return a JSON value with each text in it told by the key that it stands under."""
+    if isinstance(value, dict):
+        return {
+            name: _told(item, names, name) for name, item in value.items() if name not in _HASHES
+        }
+    if isinstance(value, list):
+        return [_told(item, names, key) for item in value]
+    if not isinstance(value, str):
+        return value
+    if key in _MACHINES:
+        return HIDDEN
+    return names.told("file" if key in _PATHS else "prose", value)
 
 
 def _optimizer(value: Any, names: Names) -> Any:

@@ -233,6 +233,16 @@ def test_the_drawing_of_a_step_shows_size_and_what_is_not_finite_on_one_scale():
     )
 
 
+def test_figures_that_no_trace_of_ours_holds_are_left_out_of_the_drawing():
+    trace = training_trace(losses=(1.0,), layers=("a", "b", "c", "d"))
+    trace.table("activations")["absmax"][:] = (math.inf, -1.0, 1e308, 5e-324)
+    trace.table("gradients")["l2"][:] = math.nan
+    (step,) = by_step(trace, None)
+    assert step.profile.activations == ("625,0 875,100",)
+    assert step.profile.gradients == ()
+    assert by_step(training_trace(losses=()), None) == ()
+
+
 def test_a_page_of_200_layers_and_20_steps_is_well_below_5_mb():
     trace = long_trace(layers=200, steps=20)
     told = document(trace, diagnose(trace))

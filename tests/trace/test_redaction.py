@@ -11,7 +11,7 @@ from divergence_doctor.diagnosis import diagnose
 from divergence_doctor.reporters import document, write_reports
 from divergence_doctor.trace import Trace, TraceBuilder
 from divergence_doctor.trace._names import Names, known
-from divergence_doctor.trace.redaction import _SAFE, redacted, withheld, without_values
+from divergence_doctor.trace.redaction import _SAFE, _method, redacted, withheld, without_values
 from divergence_doctor.trace.schema import TABLES
 from divergence_doctor.trace.synthetic import SyntheticEvent, training_trace
 
@@ -73,6 +73,7 @@ def secret_trace() -> Trace:
             "minimal_batch": {"samples": [5]},
             "fidelity": {"notes": [f"the rate of {layer} starts again (`{other}` too)"]},
             "run": {"device": "CPU"},
+            "recorded": {"bundle": f"20261125-{PRIVATE}-1", "host": PRIVATE, "rolled": True},
         },
     )  # fmt: skip
     trace.table("steps")["raised"][1] = LABELS
@@ -185,7 +186,8 @@ def test_a_known_name_is_replaced_in_whatever_column_it_stands(table):
     builder.add(table, **dict.fromkeys(columns, PRIVATE))
     row = redacted(builder.build()).table(table).row(-1)
     left = {column for column in columns if PRIVATE in row[column]}
-    assert left <= _SAFE | ({"name"} if table == "trials" else set())
+    assert left == {column for column in columns if _method(table, column) is None}
+    assert left <= _SAFE | ({"name", "source"} if table in {"trials", "history"} else set())
 
 
 @pytest.mark.parametrize(
