@@ -101,6 +101,8 @@ def _cleaned(value: T) -> T:
     result: Any = value
     if isinstance(value, str):
         result = cleaned(value)
+    elif isinstance(value, tuple) and set(map(type, value)) <= {int, float}:
+        pass  # a picture has thousands of them
     elif isinstance(value, tuple | list):
         result = type(value)(_cleaned(item) for item in value)
     elif isinstance(value, dict):

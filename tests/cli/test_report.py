@@ -184,4 +184,5 @@ def test_what_is_redacted_names_nothing_of_the_users(doctor, trace_file, elsewhe
 )
 def test_flags_that_contradict_each_other_are_refused(doctor, bare_file, elsewhere, flags, words):
     doctor("report", bare_file, *flags).assert_refused(2, *words)
+    doctor("replay", "model.keras", "batch.npz", *flags).assert_refused(2, *words)
     assert names(elsewhere) == []
