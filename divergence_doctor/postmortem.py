@@ -130,9 +130,11 @@ def _preflight(request: Request) -> None:
 
 
 def _redacted(trace: Trace, folder: Path) -> Trace:
-    """Hide names and values in what the replay has written, too."""
+    """Hide names and values in what the replay has written, too: the batch goes, and weights."""
     redacted(trace).save(folder / TRACE)
-    (folder / MINIMAL_BATCH).unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if path.name != TRACE:
+            path.unlink()
     return Trace.open(folder / TRACE)
 
 

@@ -29,6 +29,8 @@ _LARGEST: Final = 512 << 20
 CONTENTS: Final = "CONTENTS.txt"
 _TRACE: Final = "trace.h5"
 _BATCH: Final = "minimal_batch.npz"
+#: What only goes along when it is asked for: values of the batch, and weights.
+_DATA: Final = frozenset({_BATCH, "before.keras", "before.weights.h5"})
 #: What each file is, in the order in which they are wanted when there is no room for all.
 _FILES: Final = {
     "report.md": "the report, to paste",
@@ -38,6 +40,8 @@ _FILES: Final = {
     FIGURES: "the pictures",
     _BATCH: "the smallest part of the batch that still fails",
     _TRACE: "everything that was measured; opens with `doctor report`, `doctor inspect`, h5py",
+    "before.keras": "the model as it was before the failing step, for reproduce.py",
+    "before.weights.h5": "its weights alone",
 }
 
 
@@ -80,12 +84,12 @@ def write_ticket(
     with tempfile.TemporaryDirectory(prefix="divergence-doctor-") as made:
         work = Path(made)
         if shared:
-            files = _collected(folder, batch=include_data)
+            files = _collected(folder, data=include_data)
         else:
             # Judged and drawn again: nothing of what was taken out may stand in it anywhere.
             trace = without_values(trace)
             write_reports(trace, diagnose(trace), work)
-            files = _collected(work, batch=False)
+            files = _collected(work, data=False)
         trace.save(work / _TRACE)
         files[_TRACE] = work / _TRACE
         content = _packed(files, limit)
@@ -94,10 +98,10 @@ def write_ticket(
     return target
 
 
-def _collected(folder: Path, *, batch: bool) -> dict[str, Path]:
+def _collected(folder: Path, *, data: bool) -> dict[str, Path]:
     """Return the files of a folder that belong to a ticket, by their names in it."""
     wanted = [
-        name for name in _FILES if name not in {FIGURES, _TRACE} and (batch or name != _BATCH)
+        name for name in _FILES if name not in {FIGURES, _TRACE} and (data or name not in _DATA)
     ]
     paths = [folder / name for name in wanted] + sorted((folder / FIGURES).glob("*.png"))
     return {path.relative_to(folder).as_posix(): path for path in paths if path.is_file()}
