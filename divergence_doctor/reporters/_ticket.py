@@ -7,6 +7,7 @@ named in the zip itself; the report always fits.
 from __future__ import annotations
 
 import io
+import shutil
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from divergence_doctor.diagnosis import diagnose
+from divergence_doctor.output import guarded
 from divergence_doctor.reporters._write import FIGURES, write_reports, write_whole
 from divergence_doctor.trace.redaction import VALUES, withheld, without_values
 
@@ -81,8 +83,8 @@ def write_ticket(
         OutputError: it cannot be written.
     """
     shared = include_data or VALUES in withheld(trace)
-    with tempfile.TemporaryDirectory(prefix="divergence-doctor-") as made:
-        work = Path(made)
+    work = guarded(folder, lambda: Path(tempfile.mkdtemp(dir=folder, prefix=".ticket.")))
+    try:
         if shared:
             files = _collected(folder, data=include_data)
         else:
@@ -93,6 +95,8 @@ def write_ticket(
         trace.save(work / _TRACE)
         files[_TRACE] = work / _TRACE
         content = _packed(files, limit)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
     target = folder / f"{name}.zip"
     write_whole(target, content)
     return target

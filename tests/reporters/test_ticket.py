@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from divergence_doctor.diagnosis import diagnose
+from divergence_doctor.errors import OutputError
 from divergence_doctor.reporters import write_reports, write_ticket
 from divergence_doctor.trace import Trace
 from divergence_doctor.trace.synthetic import training_trace
@@ -85,6 +87,23 @@ def test_the_same_trace_gives_the_same_bytes(trace, folder):
     with zipfile.ZipFile(folder / "a.zip") as archive:
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
         assert archive.namelist() == sorted(archive.namelist())
+
+
+def test_a_disk_that_is_full_is_told_and_nothing_is_left_behind(trace, folder, monkeypatch):
+    before = sorted(path.name for path in folder.iterdir())
+
+    def full(*_arguments, **_options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("divergence_doctor.trace.hdf5._sync_folder", full)
+    with pytest.raises(OutputError) as caught:
+        write_ticket(trace, folder, name="run-7", include_data=True)
+    assert "no space left on device" in caught.value.why.lower()
+    monkeypatch.setattr("tempfile.mkdtemp", full)
+    with pytest.raises(OutputError) as caught:
+        write_ticket(trace, folder, name="run-7", include_data=True)
+    assert caught.value.slug == "cannot-write"
+    assert sorted(path.name for path in folder.iterdir()) == before
 
 
 def test_what_does_not_fit_is_left_out_and_named_the_report_last(trace, folder):
