@@ -58,6 +58,11 @@ def secret_trace() -> Trace:
         trials=({"name": "control", "breadth": 0, "outcome": "still-fails"}, trial),
         rows={
             "excerpts": [{"batch": 0, "sample": 5, "name": "x", "values": "[77.25]"}],
+            "unseeded": [{"kind": "attribute", "name": f"{PRIVATE}.gain", "before": PRIVATE}],
+            "defects": [{"owner": "weights", "variable": f"{layer}/{PRIVATE}_gain", "kind": "nan"}],
+            "harmless": [
+                {"what": "batch", "name": f"x/{PRIVATE}_age", "source": f"{PRIVATE}_nets.py:3"}
+            ],
             "culprits": [
                 {"batch": 0, "sample": 5, "array": "", "evidence": "left-out"},
                 {"batch": 0, "sample": 5, "array": f"x/{PRIVATE}_age", "index": "5,2",
@@ -77,6 +82,8 @@ def secret_trace() -> Trace:
         },
     )  # fmt: skip
     trace.table("steps")["raised"][1] = LABELS
+    trace.table("events")["stack"][0] = f"{PRIVATE}_losses.py:41 in {PRIVATE}_crossing"
+    trace.table("events")["message"][0] = f"output of Log in {PRIVATE}_net had Inf"
     return trace
 
 
@@ -122,8 +129,8 @@ def test_a_name_is_the_same_wherever_it_stands():
         "layer": "layer_1/layer_2",
         "op_type": "Log",
     }
-    assert trace.table("trials")["detail"][1] == "see file_1.py:41 and file_2.npz"
-    assert trace.context["batch"]["paths"] == ["file_5.npz"]
+    assert trace.table("trials")["detail"][1] == "see file_1.py:41 and file_3.npz"
+    assert trace.context["batch"]["paths"] == ["file_6.npz"]
     assert trace.table("chain")["name"].tolist() == ["Sigmoid", "x/array_1"]
     assert trace.context["fidelity"]["notes"] == [
         "the rate of layer_1/layer_2 starts again (`layer_3` too)"
