@@ -124,6 +124,12 @@ def test_it_is_light_or_dark_as_the_reader_has_it_and_light_on_paper(opened):
     assert ink["dark"] < 60
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    # Nothing scrolls on paper, and what is folded away is printed without scripting too.
+    folded = "getComputedStyle(document.querySelector('#who details'), '::details-content')"
+    assert page.evaluate(f"{folded}.contentVisibility") == "visible"
+    assert (
+        page.evaluate("getComputedStyle(document.querySelector('.scroll')).overflow") == "visible"
+    )
 
 
 def test_it_prints_what_is_folded_away_and_one_step_of_the_layers(opened):
