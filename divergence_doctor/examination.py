@@ -153,12 +153,17 @@ def examine(
     bench = _bench(request, engine, snapshot, batches, builder, function)
     if bench is not None:
         _explain(request, engine, snapshot, opened, bench, builder, folder, progress, timings)
+    _excerpts(bench, batches, builder)
     with _timed(timings, "seeds"):
         progress(-1, "other seeds", "")
         _other_seeds(request, engine, snapshot, opened, batches, bench, builder, timings)
     _keep_start(opened, crash, snapshot, builder, folder)
     builder.describe(run={**builder.context["run"], "timings": timings})
     progress(-1, "writing the trace", "")
+    return _saved(builder, folder)
+
+
+def _saved(builder: TraceBuilder, folder: Path) -> Trace:
     trace = builder.build()
     trace.save(folder / TRACE)
     return trace
@@ -564,6 +569,19 @@ def _blame(
             ),
         }
     )
+
+
+def _excerpts(bench: Any, batches: tuple[Batch, ...], builder: TraceBuilder) -> None:
+    """Keep, where a step failed, what the samples to blame look like."""
+    from divergence_doctor.replay.excerpts import keep
+
+    if bench is None:
+        return
+    samples = [int(row["sample"]) for row in builder.rows("culprits")]
+    if not samples:
+        main = diagnosis.diagnose(builder.build()).main
+        samples = list(main.finding.samples) if main else []
+    keep(batches, list(dict.fromkeys(samples)), builder)
 
 
 def _facts(

@@ -30,9 +30,10 @@ from divergence_doctor.examination import (
 )
 from divergence_doctor.figures import all_figures
 from divergence_doctor.output import guarded, whole_folder
-from divergence_doctor.reporters import write_reports
+from divergence_doctor.reporters import Sharing, write_reports, write_ticket
 from divergence_doctor.rules import all_rules
 from divergence_doctor.trace import Trace, TraceBuilder
+from divergence_doctor.trace.redaction import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -44,6 +45,7 @@ _KEPT: Final = frozenset(
 _KEPT_PREFIXES: Final = ("PYTHON", "TF_", "CUDA", "NVIDIA", "XLA_", "OMP_", "KMP_", "MKL_", "LC_",
                          "KERAS", "ROCM", "HIP_", "DNNL_", "ONEDNN", "COVERAGE")  # fmt: skip
 DEFAULT_TIME_LIMIT: Final = 3_600.0
+_KEPT_HERE: Final = Sharing()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -75,11 +77,12 @@ class Postmortem:
         return self.diagnosis._repr_html_() + "".join(_html.paragraph(part) for part in parts)
 
 
-def postmortem(
+def postmortem(  # noqa: PLR0913 - all but two have a default that does
     request: Request,
     out: str | Path,
     *,
     force: bool = False,
+    share: Sharing = _KEPT_HERE,
     in_process: bool = False,
     time_limit: float = DEFAULT_TIME_LIMIT,
     memory_limit: int | None = None,
@@ -92,6 +95,7 @@ def postmortem(
         request: checkpoint, batches, and how to replay them.
         out: the output folder; it appears whole, or not at all.
         force: replace an output folder that exists.
+        share: pack a zip for a ticket; hide names and values in everything that is written.
         in_process: replay in this process instead of a limited child (for notebooks).
         time_limit: seconds that the child may take.
         memory_limit: resident bytes that the child may take; nine tenths of the machine by default.
@@ -115,10 +119,15 @@ def postmortem(
                 memory_limit=memory_limit or supervision.default_memory_limit(),
                 on_tick=on_tick,
             )
+        if share.redact:
+            trace = _redacted(trace, folder)
         diagnosis = diagnose(trace)
         on_verdict(trace, diagnosis)
         on_tick(supervision.Place(phase="writing the reports"))
         write_reports(trace, diagnosis, folder)
+        if share.zip:
+            name = target.resolve().name
+            write_ticket(trace, folder, name=name, include_data=share.include_data)
     # The trace's columns are read when first asked for: from where it lies now.
     return Postmortem(trace if in_process else Trace.open(target / TRACE), diagnosis, target, limit)
 
@@ -134,6 +143,15 @@ def _preflight(request: Request) -> None:
     if not request.batches:
         kind.without_batch(path)
     read_batches([Path(batch) for batch in request.batches])
+
+
+def _redacted(trace: Trace, folder: Path) -> Trace:
+    """Hide names and values in what the replay has written, too: the batch goes, and weights."""
+    redacted(trace).save(folder / TRACE)
+    for path in folder.iterdir():
+        if path.name != TRACE:
+            path.unlink()
+    return Trace.open(folder / TRACE)
 
 
 # ---------------------------------------------------------------------- the child

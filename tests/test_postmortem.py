@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from divergence_doctor.diagnosis import diagnose
+from divergence_doctor.diagnosis import Diagnosis, diagnose
 from divergence_doctor.examination import Request
 from divergence_doctor.postmortem import postmortem
-from divergence_doctor.reporters import document
+from divergence_doctor.replay.excerpts import SAMPLES
+from divergence_doctor.reporters import Sharing, document
 from divergence_doctor.reporters.json import Json, schema
 from divergence_doctor.trace import Trace
+from divergence_doctor.trace.redaction import redacted
 from tests.reporters._schema import everything_named
 
 ROOT = Path(__file__).parents[1]
@@ -67,6 +69,9 @@ def test_a_sample_run_is_explained(folder, examined):
     assert (diagnosis.main is None) == ("cause" not in expected)
     # The file says what the process saw, and is judged the same without TensorFlow.
     assert diagnose(Trace.open(written / "trace.h5")).headline == diagnosis.headline
+    # Nor does the verdict hang on what the user calls things, or on single values of the batch.
+    assert _verdict(diagnose(redacted(trace))) == _verdict(diagnosis)
+    assert set(trace.table("excerpts")["sample"]) == set(told.get("samples", ())[:SAMPLES])
     minimal = trace.context.get("minimal_batch")
     assert (written / "minimal_batch.npz").exists() == (minimal is not None)
     if expected.get("samples"):
@@ -77,6 +82,13 @@ def test_a_sample_run_is_explained(folder, examined):
         assert culprits["replays"] <= 1 + 2 * (len(expected["samples"]) - 1)
     report = json.loads(Json().render(document(trace, diagnosis)), parse_constant=pytest.fail)
     Draft202012Validator(everything_named(schema())).validate(report)
+
+
+def _verdict(diagnosis: Diagnosis) -> list[tuple[Any, ...]]:
+    return [
+        (found.finding.cause, found.confirmed, found.finding.confidence, found.finding.samples)
+        for found in diagnosis.findings
+    ]
 
 
 def doctor(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -174,8 +186,13 @@ def test_the_trace_can_still_be_read_when_the_folder_has_taken_its_name(tmp_path
         steps=1,
     )
 
-    done = postmortem(request, tmp_path / "out")
+    done = postmortem(request, tmp_path / "out", share=Sharing(zip=True, redact=True))
 
+    assert (tmp_path / "out" / "out.zip").is_file()
+    told = "".join(path.read_text() for path in (tmp_path / "out").glob("report.*"))
+    layers = Trace.open(tmp_path / "out" / "trace.h5").table("layers")["layer"]
+    assert {"layer_1", "layer_2"} <= set(layers.tolist())
+    assert "model.keras" not in told
     for name in ("weights", "slots", "updates"):
         table = done.trace.table(name)
         assert all(len(table[column]) == len(table) for column in table.columns)

@@ -41,7 +41,8 @@ def tell_verdict(trace: Trace, diagnosis: Diagnosis) -> None:
 
 def tell_files(folder: Path) -> None:
     """Print where the files of a diagnosis are."""
-    files = [str(folder / name) for name in _FILES if (folder / name).is_file()]
+    files = [str(path) for path in sorted(folder.glob("*.zip"))]
+    files += [str(folder / name) for name in _FILES if (folder / name).is_file()]
     say(_terminal().render_files(files[:_MOST]))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from divergence_doctor.cli._progress import Progress
+from divergence_doctor.cli._sharing import INCLUDE_DATA, REDACT, ZIP, sharing
 from divergence_doctor.cli._tell import tell, tell_files, tell_verdict
 
 if TYPE_CHECKING:
@@ -84,6 +85,9 @@ def replay(  # noqa: PLR0913 - every flag of the command is a parameter of it
     force: Annotated[
         bool, typer.Option("--force", help="Replace an existing output folder.")
     ] = False,
+    zip_: ZIP = False,
+    include_data: INCLUDE_DATA = False,
+    redact: REDACT = False,
     time_limit: Annotated[
         float, typer.Option(min=1, help="Seconds that the replay may take.")
     ] = 3_600.0,
@@ -95,6 +99,7 @@ def replay(  # noqa: PLR0913 - every flag of the command is a parameter of it
     from divergence_doctor.examination import Request
     from divergence_doctor.postmortem import postmortem
 
+    share = sharing(pack=zip_, redact=redact, include_data=include_data)
     request = Request(
         checkpoint=checkpoint,
         batches=tuple(batches or ()),
@@ -118,6 +123,7 @@ def replay(  # noqa: PLR0913 - every flag of the command is a parameter of it
             request,
             folder,
             force=force,
+            share=share,
             time_limit=time_limit,
             memory_limit=None if memory_limit is None else int(memory_limit * 2**30),
             on_tick=progress.show,

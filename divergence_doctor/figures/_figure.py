@@ -142,13 +142,13 @@ def write_figures(trace: Trace, folder: str | Path) -> list[Path]:
 
 #: What makes the same trace give the same bytes: no dates and no versions.
 _SVG: Final[dict[str, Any]] = {
-    "format": "svg",
+    "kind": "svg",
     "metadata": dict.fromkeys(("Date", "Creator", "Format", "Type")),
 }
 
 
 def _png(dpi: int) -> dict[str, Any]:
-    return {"format": "png", "dpi": dpi, "metadata": {"Software": None}}
+    return {"kind": "png", "dpi": dpi, "metadata": {"Software": None}}
 
 
 @contextmanager
@@ -164,9 +164,16 @@ def _drawn(figure: Figure, trace: Trace) -> Iterator[Canvas]:
         yield canvas
 
 
-def _saved(canvas: Canvas, **options: Any) -> bytes:
+def _saved(canvas: Canvas, *, kind: str, metadata: Any, dpi: int = DPI) -> bytes:
+    """Return what is drawn as a file. Not by `savefig`, which draws everything twice."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     stream = io.BytesIO()
-    canvas.savefig(stream, **options)
+    # Of a heat map's pixels there are as many in the SVG as in the PNG.
+    canvas.set_dpi(dpi)
+    backend: Any = FigureCanvasAgg(canvas) if kind == "png" else FigureCanvasSVG(canvas)
+    (backend.print_png if kind == "png" else backend.print_svg)(stream, metadata=metadata)
     return stream.getvalue()
 
 

@@ -3,6 +3,15 @@
 from divergence_doctor.reporters._document import document
 from divergence_doctor.reporters._parts import Document
 from divergence_doctor.reporters._reporter import Reporter, all_reporters
+from divergence_doctor.reporters._ticket import Sharing, write_ticket
 from divergence_doctor.reporters._write import write_reports
 
-__all__ = ["Document", "Reporter", "all_reporters", "document", "write_reports"]
+__all__ = [
+    "Document",
+    "Reporter",
+    "Sharing",
+    "all_reporters",
+    "document",
+    "write_reports",
+    "write_ticket",
+]

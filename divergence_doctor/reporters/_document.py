@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from divergence_doctor.diagnosis import UNEXPLAINED
 from divergence_doctor.reporters import _tables, _where
+from divergence_doctor.reporters._by_step import by_step
 from divergence_doctor.reporters._history import history
 from divergence_doctor.reporters._parts import (
     Cause,
@@ -22,6 +23,7 @@ from divergence_doctor.reporters._parts import (
     TrialLine,
 )
 from divergence_doctor.reporters._text import cleaned, number
+from divergence_doctor.trace.redaction import NAMES, VALUES, withheld
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -69,6 +71,7 @@ def document(trace: Trace, diagnosis: Diagnosis) -> Document:
             steps=_tables.steps(trace),
             layers=_tables.layers(trace, blamed),
             layers_step=_tables.layers_step(trace),
+            layers_by_step=by_step(trace, blamed),
             contributing=tuple(_cause(item) for item in diagnosis.contributing),
             findings=tuple(_cause(item) for item in diagnosis.findings),
             ruled_out=tuple(Excluded(item.cause, item.because) for item in diagnosis.ruled_out),
@@ -100,6 +103,8 @@ def _cleaned(value: T) -> T:
     result: Any = value
     if isinstance(value, str):
         result = cleaned(value)
+    elif isinstance(value, tuple) and set(map(type, value)) <= {int, float}:
+        pass  # a picture has thousands of them
     elif isinstance(value, tuple | list):
         result = type(value)(_cleaned(item) for item in value)
     elif isinstance(value, dict):
@@ -350,4 +355,14 @@ def _notes(trace: Trace) -> Iterable[str]:
         yield (
             f"The replay was stopped ({died.get('how') or 'no reason recorded'}){place}. "
             "What was recorded until then is reported."
+        )
+    gone = withheld(trace)
+    if NAMES in gone:
+        yield (
+            "Redacted: names stand as `layer_1`, `array_1` and so on, and single values of the "
+            "batch are rounded down to a power of two."
+        )
+    elif VALUES in gone:
+        yield (
+            "The values of the batch are left out; single ones are rounded down to a power of two."
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from divergence_doctor.figures import Figure
+    from divergence_doctor.reporters._by_step import StepLayers
     from divergence_doctor.trace import Trace
 
 Scalar = float | int | str | bool | None
@@ -211,6 +213,31 @@ class SampleArray:
 
 
 @dataclass(frozen=True, slots=True)
+class Excerpt:
+    """What one array of one sample holds: a small picture, or its first values.
+
+    Attributes:
+        array, dtype, shape: of the sample's array; the shape is empty for a scalar.
+        size: its elements.
+        values: its first values, flattened; of a picture its levels from 0 to 255 row by row, -1
+            for what is not finite.
+        height, width, channels: of the picture; 0 where it is none.
+        low, high: what the levels 0 and 255 stand for.
+    """
+
+    array: str
+    dtype: str
+    shape: str
+    size: int
+    values: tuple[float, ...]
+    height: int = 0
+    width: int = 0
+    channels: int = 0
+    low: float = math.nan
+    high: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
 class Offender:
     """A sample that is to blame, with what it holds."""
 
@@ -218,6 +245,7 @@ class Offender:
     arrays: tuple[SampleArray, ...]
     cells: tuple[Cell, ...]
     loss: float | None
+    excerpts: tuple[Excerpt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,6 +464,7 @@ class Document:
         where: the place of the first non-finite value; None when there was none.
         who: what in the batch is to blame; None when nothing was recorded of the batch.
         steps, layers: one row per replayed step, per layer at ``layers_step``.
+        layers_by_step: every layer in each replayed step, or in as many as a page can hold.
         contributing, findings, ruled_out: the other causes; the findings hold the symptoms too.
         told: non-finite values that do no harm.
         fidelity: how true the replay is to the run that died.
@@ -463,6 +492,7 @@ class Document:
     steps: tuple[StepRow, ...]
     layers: tuple[LayerRow, ...]
     layers_step: int
+    layers_by_step: tuple[StepLayers, ...]
     contributing: tuple[Cause, ...]
     findings: tuple[Cause, ...]
     ruled_out: tuple[Excluded, ...]

@@ -9,6 +9,7 @@ import numpy as np
 
 from divergence_doctor._clean import clean
 from divergence_doctor.reporters._chain import chain
+from divergence_doctor.reporters._excerpts import excerpts
 from divergence_doctor.reporters._parts import (
     BatchArray,
     Cell,
@@ -277,6 +278,7 @@ def _offender(trace: Trace, batch: int, sample: int, cells: Table) -> Offender:
         ),
         cells=tuple(_cell(row) for row in _first(cells.select(sample=sample), MAX_CELLS)),
         loss=_worst(losses["value"].tolist()),
+        excerpts=excerpts(trace, batch, sample),
     )
 
 

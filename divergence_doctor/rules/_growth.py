@@ -175,7 +175,8 @@ def _depth(
     trace: Trace, series: dict[str, list[tuple[int, float]]], step: int, *, backward: bool
 ) -> Growth | None:
     order = [layer for layer in _execution(trace, step) if layer in series]
-    order = [layer for layer in (order or series) if not _holds_others(layer, series)]
+    wrappers = _wrappers(series)
+    order = [layer for layer in (order or series) if layer not in wrappers]
     sizes = [float(np.max([size for _, size in series[layer]])) for layer in order]
     if backward:
         order, sizes = order[::-1], sizes[::-1]
@@ -189,9 +190,11 @@ def _execution(trace: Trace, step: int) -> list[str]:
     return list(dict.fromkeys(str(layer) for layer in ordered))
 
 
-def _holds_others(layer: str, layers: Iterable[str]) -> bool:
-    """A model or wrapper repeats what its parts put out."""
-    return any(other.startswith(f"{layer}/") for other in layers)
+def _wrappers(layers: Iterable[str]) -> frozenset[str]:
+    """Return the paths that hold others: a model or wrapper repeats what its parts put out."""
+    return frozenset(
+        layer[:end] for layer in layers for end, sign in enumerate(layer) if sign == "/"
+    )
 
 
 def _times(rows: Table) -> dict[tuple[str, int], int]:

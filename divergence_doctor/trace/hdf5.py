@@ -13,6 +13,7 @@ import json
 import math
 import os
 import secrets
+import zlib
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ import numpy as np
 from divergence_doctor._clean import clean
 from divergence_doctor.errors import NotFoundError, OutputError, RefusedError, UsageError
 from divergence_doctor.trace._context import misshapen
+from divergence_doctor.trace._text_size import text_size
 from divergence_doctor.trace.model import Trace
 from divergence_doctor.trace.schema import (
     ENCODING_TYPE,
@@ -59,7 +61,7 @@ _OUTCOMES: Final = ("diverged", "healthy", "inconclusive")
 _MULTILINE: Final = frozenset({"stack", "message", "raised", "raised_stack"})
 #: Longest text kept of a cell. JSON that were cut could not be read any more.
 _TEXT: Final = 4_000
-_JSON: Final = frozenset({"config", "parameters", "samples"})
+_JSON: Final = frozenset({"config", "parameters", "samples", "values"})
 _JSON_TEXT: Final = 1 << 20
 #: Bytes of text read at once, were every cell as long as the file: cells may share their text.
 _TEXT_AT_ONCE: Final = 256 << 20
@@ -452,9 +454,11 @@ def _numbers(dataset: h5py.Dataset, column: Column) -> NDArray[Any]:
 
 
 def _texts(dataset: h5py.Dataset, column: Column, source: Path) -> NDArray[Any]:
-    """Read text a few rows at a time: a small file can hold one long text and name it often."""
+    """Read text, a few rows at a time where a small file holds a long text and names it often."""
     length = dataset.shape[0]
-    at_once = max(_TEXT_AT_ONCE // source.stat().st_size, 1)
+    size = text_size(dataset, source)
+    few = max(_TEXT_AT_ONCE // source.stat().st_size, 1)
+    at_once = max(length, 1) if size is not None and size <= _TEXT_AT_ONCE else few
     seen: dict[Any, str] = {}
     kept = 0
     array = np.empty(length, dtype=object)
@@ -496,7 +500,7 @@ def _guarded(source: Path, work: Callable[[], Any]) -> Any:
     try:
         return work()
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError,
-            UnicodeError, OverflowError, IndexError) as error:  # fmt: skip
+            UnicodeError, OverflowError, IndexError, zlib.error) as error:  # fmt: skip
         raise _refused(
             source, f"it is damaged, or no HDF5 file ({type(error).__name__})"
         ) from error

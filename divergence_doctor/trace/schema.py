@@ -661,6 +661,31 @@ TABLES: Final[dict[str, TableSpec]] = {
             ),
         ),
         TableSpec(
+            "excerpts",
+            "what one array of one sample to blame holds: a small picture, or its first values",
+            (
+                Column("batch", "int", "index of the batch in the given sequence"),
+                Column("sample", "int", "index along the first axis"),
+                Column("name", "str", "name of the array"),
+                Column("role", "str", "x, y or sample_weight"),
+                _DTYPE,
+                Column("shape", "str", "shape of the sample, e.g. 28x28x1; empty for a scalar"),
+                Column("size", "int", "elements in it", "1"),
+                Column("kept", "int", "numbers kept in `values`", "1"),
+                Column("height", "int", "height of the picture; -1 where it is none", "px"),
+                Column("width", "int", "width of the picture; -1 where it is none", "px"),
+                Column("channels", "int", "1 or 3; -1 where it is no picture", "1"),
+                Column("low", "float", "value that level 0 of the picture stands for"),
+                Column("high", "float", "value that level 255 stands for"),
+                Column(
+                    "values",
+                    "str",
+                    "JSON list: a picture's levels from 0 to 255 row by row, -1 for what is not"
+                    " finite; else the first values, flattened",
+                ),
+            ),
+        ),
+        TableSpec(
             "trials",
             "one intervention: the same steps with one thing changed",
             (

@@ -59,6 +59,7 @@ def test_an_unknown_command_is_a_usage_error(doctor):
         ("compare", "{trace}", "{trace}"),
         ("export", "tensorboard", "{trace}", "logs"),
         ("report", "{trace}", "--out", "report"),
+        ("report", "{whole}", "--out", "report", "--zip", "--redact"),
         ("check", "{batch}"),
         ("rules",),
         ("explain", "DD101"),
@@ -66,9 +67,11 @@ def test_an_unknown_command_is_a_usage_error(doctor):
     ],
     ids=lambda arguments: arguments[0],
 )
-def test_the_reading_commands_never_import_tensorflow(shell, bare_file, batch_file, arguments):
+def test_the_reading_commands_never_import_tensorflow(
+    shell, bare_file, trace_file, batch_file, arguments
+):
     batch = batch_file(x=[[1.0], [2.0]], y=[0, 1])
-    told = [word.format(trace=bare_file, batch=batch) for word in arguments]
+    told = [word.format(trace=bare_file, whole=trace_file, batch=batch) for word in arguments]
 
     said = shell(*told, python=("-X", "importtime"))
 

@@ -4,6 +4,7 @@ import json
 import resource
 import subprocess
 import sys
+import zipfile
 
 import pytest
 
@@ -150,3 +151,38 @@ def test_a_place_below_a_file_cannot_be_written(doctor, bare_file, elsewhere):
         2, "error[cannot-write]", "file/out cannot be written", "not a directory", "--out"
     )
     assert names(elsewhere) == ["file"]
+
+
+def test_a_zip_for_a_ticket_lies_beside_the_reports_and_is_named(doctor, trace_file, elsewhere):
+    said = doctor("report", trace_file, "--out", "out", "--zip")
+
+    assert said.status == 0
+    assert "files    out/out.zip\n" in said.out
+    assert names(elsewhere / "out") == [*FILES[:1], "out.zip", *FILES[1:]]
+    with zipfile.ZipFile(elsewhere / "out" / "out.zip") as archive:
+        assert {"report.html", "trace.h5", "CONTENTS.txt"} <= set(archive.namelist())
+
+
+def test_what_is_redacted_names_nothing_of_the_users(doctor, trace_file, elsewhere):
+    said = doctor("report", trace_file, "--out", "out", "--zip", "--redact")
+
+    assert "layer_2" in said.out
+    with zipfile.ZipFile(elsewhere / "out" / "out.zip") as archive:
+        told = [archive.read(name) for name in archive.namelist() if "report" in name]
+    told += [path.read_bytes() for path in (elsewhere / "out").glob("report.*")]
+    assert len(told) == 6
+    assert not any(b"dense_1" in content or b"losses.py" in content for content in told)
+    assert b"losses.py:41" in trace_file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--include-data",), ("error[data-without-zip]", "--zip")),
+        (("--include-data", "--zip", "--redact"), ("error[redact-with-data]", "one of them")),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(doctor, bare_file, elsewhere, flags, words):
+    doctor("report", bare_file, *flags).assert_refused(2, *words)
+    doctor("replay", "model.keras", "batch.npz", *flags).assert_refused(2, *words)
+    assert names(elsewhere) == []
