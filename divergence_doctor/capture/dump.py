@@ -46,13 +46,14 @@ class Dump:
         return path
 
     def _written(self, contents: Contents) -> Path | None:
-        asked, spare = self._options.directory, Path(tempfile.gettempdir()) / "divergence_doctor"
+        asked = self._options.directory
         try:
             return self._into(asked, contents)
         except (OSError, MemoryError) as error:
             first = error
         try:
-            path = self._into(spare, contents)
+            # A folder of this user's own: others may write to the temporary folder as well.
+            path = self._into(Path(tempfile.mkdtemp(prefix="divergence_doctor-")), contents)
         except (OSError, MemoryError):
             warn(f"no crash bundle could be written, training goes on: {_why(first)}")
             return None
@@ -192,4 +193,6 @@ def _traceback(error: BaseException | None) -> str | None:
 
 
 def _why(error: BaseException) -> str:
-    return clean(f"{type(error).__name__}: {error}", 300)
+    # A note says where the unfinished dump lies, for `doctor salvage`.
+    notes = "; ".join(getattr(error, "__notes__", ()))
+    return clean(f"{type(error).__name__}: {error}" + (f"; {notes}" if notes else ""), 600)
