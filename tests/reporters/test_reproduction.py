@@ -88,6 +88,10 @@ import keras
 @keras.saving.register_keras_serializable("demo")
 def log_loss(y_true, y_pred):
     return -keras.ops.mean(y_true * keras.ops.log(y_pred))
+
+class NotRegistered(keras.layers.Layer):
+    def call(self, x):
+        return x
 """
 
 MAKE = """
@@ -95,9 +99,10 @@ import keras
 import losses
 
 keras.utils.set_random_seed(0)
-model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, activation="relu")])
+layers = [keras.Input((2,)), losses.NotRegistered(), keras.layers.Dense(1, activation="relu")]
+model = keras.Sequential(layers)
 model.compile(optimizer="sgd", loss=losses.log_loss)
-model.layers[0].kernel.assign([[1.0], [1.0]])
+model.layers[1].kernel.assign([[1.0], [1.0]])
 model.save("model.keras")
 """
 
@@ -137,3 +142,8 @@ def test_the_script_fails_while_the_step_fails_and_passes_once_it_is_mended(tmp_
     missing = run("reproduce.py", "other.keras")
     assert missing.returncode == 2
     assert missing.stderr.startswith("There is no other.keras.")
+
+    (tmp_path / "broken.keras").write_bytes(b"PK no more")
+    broken = run("reproduce.py", "broken.keras")
+    assert broken.returncode == 2
+    assert "broken.keras cannot be loaded" in broken.stdout
