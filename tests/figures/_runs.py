@@ -60,5 +60,12 @@ def run(count: int) -> Trace:
             "directions": [
                 {"step": 0, "loss": 1.0, "learning_rate": 0.003, "longest": 0.0237}
             ],
+            "history": [
+                {"step": 900 + number, "source": source, "loss": 1.5**number, "measured": True,
+                 "learning_rate": 0.003, "loss_scale": 2.0**15, "gradient_norm": 1.2**number}
+                for number in range(min(count, 60))
+                for source in ("recorded", "rolled", "watched")
+            ],
         },
+        context={"recorded": {"first_bad": 901, "failing": 902}},
     )  # fmt: skip
