@@ -242,13 +242,6 @@ def own_variables(optimizer: Any) -> list[Any]:
     return list(getattr(optimizer, "_variables", optimizer.variables))
 
 
-def op_determinism() -> bool:
-    """Say whether ``tf.config.experimental.enable_op_determinism`` was called."""
-    from tensorflow.python.framework import config
-
-    return bool(config.is_op_determinism_enabled())
-
-
 def rate(optimizer: Any) -> tuple[Any, Any]:
     """Return what an optimizer's learning rate is read from: (variable, schedule), one of them.
 

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from divergence_doctor.capture import _seams as seams
+from divergence_doctor.checkpoints._seams import op_determinism
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +40,7 @@ def execution(model: Any) -> dict[str, Any]:
         "functions_run_eagerly": bool(tf.config.functions_run_eagerly()),
         "jit_compile": _tried(lambda: model.get_compile_config().get("jit_compile")),
         "jit_resolved": _tried(lambda: bool(model.jit_compile)),
-        "op_determinism": _tried(seams.op_determinism),
+        "op_determinism": _tried(op_determinism),
         "tf32": bool(tf.config.experimental.tensor_float_32_execution_enabled()),
         "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS"),
         "strategy": None if own is None else type(own).__name__,

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 from divergence_doctor.capture import _seams as seams
 from divergence_doctor.capture.soundness import is_floating
+from divergence_doctor.checkpoints._seams import layer_states
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -82,7 +83,7 @@ def watched(models: Sequence[Any], optimizers: Sequence[Any]) -> list[Watched]:
     add(() if generator is None else (generator.state,), "seed")
     for model in models:
         add(model.metrics_variables, "metric")
-        add(_states(model), "other")
+        add(layer_states(model), "other")
     for optimizer in every_optimizer(models, optimizers):
         inner = innermost(optimizer)
         if inner is not optimizer:
@@ -108,13 +109,3 @@ def every_optimizer(models: Sequence[Any], optimizers: Sequence[Any]) -> list[An
 def innermost(optimizer: Any) -> Any:
     """Return the optimizer that takes the step: the one inside a loss-scaling wrapper."""
     return getattr(optimizer, "inner_optimizer", optimizer)
-
-
-def _states(model: Any) -> Iterator[Any]:
-    """Yield variables that a layer keeps past Keras' own list: the states of a stateful RNN."""
-    import keras
-
-    for layer in model._flatten_layers():  # noqa: SLF001 - Keras has no public walk through nested layers
-        for state in keras.tree.flatten(getattr(layer, "states", None)):
-            if isinstance(state, keras.Variable):
-                yield state

@@ -10,6 +10,7 @@ from divergence_doctor.checkpoints import _restoring
 from divergence_doctor.checkpoints._bundle_parts import batches_of, holds_optimizer, why_dropped
 from divergence_doctor.checkpoints._compile import optimizers
 from divergence_doctor.checkpoints._first_call import step_once
+from divergence_doctor.checkpoints._seams import layer_states
 
 if TYPE_CHECKING:
     from divergence_doctor.bundle import Bundle
@@ -63,7 +64,7 @@ def fill(model: Any, bundle: Bundle, fidelity: Fidelity) -> None:
     for role, variables, what in (
         ("weight", model.weights, "weight"),
         ("seed", _seeds(model), "random state"),
-        ("other", _states(model), "state"),
+        ("other", _unique(layer_states(model)), "state"),
     ):
         stored = [one for one in bundle.variables if one.role == role]
         if role == "seed" and extra:
@@ -149,17 +150,6 @@ def _never_stepped(pairs: _restoring.Pairs) -> bool:
     """Say whether the training's optimizer had no slots yet, its step counter standing at 0."""
     counters = [v for v in pairs.filled if v.path.rpartition("/")[2] == _COUNTER]
     return bool(pairs.missing and counters) and not pairs.left and not any(map(int, counters))
-
-
-def _states(model: Any) -> list[Any]:
-    """Return variables that a layer keeps past Keras' own list: the states of a stateful RNN."""
-    import keras
-
-    layers = model._flatten_layers(include_self=True, recursive=True)  # noqa: SLF001 - Keras has no public walk through nested layers
-    held = [
-        state for layer in layers for state in keras.tree.flatten(getattr(layer, "states", None))
-    ]
-    return _unique(state for state in held if isinstance(state, keras.Variable))
 
 
 def _unique(variables: Any) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,3 +23,12 @@ def op_determinism() -> bool:
     from tensorflow.python.framework import config
 
     return bool(config.is_op_determinism_enabled())
+
+
+def layer_states(model: Any) -> list[Any]:
+    """Return variables that a layer keeps past Keras' own list: the states of a stateful RNN."""
+    import keras
+
+    # Keras has no public walk through nested layers.
+    held = [getattr(layer, "states", None) for layer in model._flatten_layers()]  # noqa: SLF001
+    return [state for state in keras.tree.flatten(held) if isinstance(state, keras.Variable)]

@@ -14,3 +14,11 @@ def test_an_object_that_a_config_names_twice_by_one_number_is_one_object(keras):
 
 def test_whether_ops_are_deterministic_is_known():
     assert seams.op_determinism() is False
+
+
+def test_the_states_of_a_stateful_layer_deep_inside_are_found(keras):
+    inner = keras.Sequential([keras.layers.GRU(3, stateful=True, name="gru")])
+    model = keras.Sequential([keras.Input((4, 2), batch_size=5), inner, keras.layers.Dense(1)])
+    (state,) = seams.layer_states(model)
+    assert tuple(state.shape) == (5, 3)
+    assert id(state) not in {id(variable) for variable in model.weights}
