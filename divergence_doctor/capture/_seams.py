@@ -125,6 +125,41 @@ def view(tensor: Any) -> NDArray[Any]:
     return tensor._numpy()  # type: ignore[no-any-return]  # noqa: SLF001 - the seam
 
 
+def watch_assign(variable: Any, tell: Callable[..., None]) -> bool:
+    """Have ``tell(in_graph=...)`` called before every ``assign`` of a Keras variable.
+
+    Returns:
+        Whether that could be done.
+    """
+    import tensorflow as tf
+
+    assign = variable.assign
+
+    def told(*args: Any, **kwargs: Any) -> Any:
+        tell(in_graph=bool(tf.inside_function()))
+        return assign(*args, **kwargs)
+
+    try:
+        variable.assign = told
+    except AttributeError:
+        return False
+    return True
+
+
+def unwatch_assign(variable: Any) -> None:
+    """Give a variable its own ``assign`` back."""
+    vars(variable).pop("assign", None)
+
+
+def number(tensor: Any) -> float:
+    """Return the value of an eager tensor of one element.
+
+    Raises:
+        AttributeError, TypeError, ValueError: it is something else.
+    """
+    return float(tensor._numpy())  # noqa: SLF001 - the seam
+
+
 def reader(variable: Any) -> Callable[[], NDArray[Any]]:
     """Return a function that reads a variable of Keras, uncopied where it lies in host memory.
 

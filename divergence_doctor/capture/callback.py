@@ -87,7 +87,7 @@ class FlightRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         model: Any = None,
         optimizer: Any = None,
         loss: Any = None,
-        budget: float = 0.015,
+        budget: float = 0.01,
         snapshot_every: int | None = None,
         ring_bytes: int = RING,
         spike: float | None = None,

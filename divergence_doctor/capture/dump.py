@@ -15,7 +15,8 @@ from divergence_doctor.capture.telling import tell_bundle, warn
 
 if TYPE_CHECKING:
     from divergence_doctor.bundle import Contents, Recorded, Variable
-    from divergence_doctor.capture.recorder import Failure, Recorder, Step
+    from divergence_doctor.capture.recorder import Failure, Recorder
+    from divergence_doctor.capture.ring import Step
 
 #: Characters of a traceback; ``reason.json`` stays below 64 KB.
 _TRACEBACK: Final = 16_000

@@ -87,9 +87,13 @@ class _TrainFunction:
         self.original: Final = original
         self._own = seams.has_own_train_function(model)
         self._traced = False
+        #: The iterator that steps may pass with: one of tensors, which never change.
+        self._of_tensors: Any = None
 
     def __call__(self, iterator: Any) -> Any:
         """Run one execution: ``steps_per_execution`` steps, or as many as there are batches."""
+        if self._recorder.passing.left and iterator is self._of_tensors:
+            return self._pass(iterator)
         if self._own:
             return self._unseen(iterator)
         if not self._traced:
@@ -99,12 +103,32 @@ class _TrainFunction:
         if not batches:
             return self._run_out(iterator)
         recorder = self._recorder
+        one_by_one = self._model.steps_per_execution == 1
+        self._of_tensors = (
+            iterator if one_by_one and seams.is_tensorflow_iterator(iterator) else None
+        )
         try:
             logs = self.original(recorder.around(batches))
         except Exception as error:
             recorder.raised(error)
             raise
         recorder.after(logs)
+        return logs
+
+    def _pass(self, iterator: Any) -> Any:
+        """Run a step at which nothing is due."""
+        recorder = self._recorder
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return self._run_out(iterator)
+        recorder.passing.begins(batch)
+        try:
+            logs = self.original(iter((batch,)))
+        except Exception as error:
+            recorder.raised(error)
+            raise
+        recorder.passed(logs)
         return logs
 
     def _run_out(self, iterator: Any) -> Any:

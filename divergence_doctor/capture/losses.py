@@ -39,6 +39,11 @@ class StepLoss:
             self._readers = (seams.reader(tracker.total), seams.reader(tracker.count))
         self._weighs = seams.weighs_loss_by_samples(model, tracker)
 
+    @property
+    def is_told_by_the_mean(self) -> bool:
+        """Whether nothing needs to be read: mean and size of the batch tell the step's loss."""
+        return self._weighs and bool(self._readers)
+
     def settle(self, *, between: bool = True) -> None:
         """Take the tracker as it stands for the state from before the next step.
 

@@ -36,7 +36,7 @@ class Options:
 
     directory: Path
     on_failure: OnFailure = "stop"
-    budget: float = 0.015
+    budget: float = 0.01
     snapshot_every: int | None = None
     ring_bytes: int = RING
     spike: float | None = None
@@ -60,7 +60,7 @@ class Options:
         positive = "it must be above zero"
         checks = (
             ("on_failure", self.on_failure in CHOICES, "it is one of " + ", ".join(CHOICES)),
-            ("budget", 0 < self.budget <= 1, "it is a fraction of the time of a step, as 0.015"),
+            ("budget", 0 < self.budget <= 1, "it is a fraction of the time of a step, as 0.01"),
             (
                 "snapshot_every",
                 self.snapshot_every is None or self.snapshot_every > 0,

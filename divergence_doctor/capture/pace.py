@@ -53,11 +53,11 @@ class Pace:
         self._steps = 0.0
         self._own = 0.0
 
-    def stepped(self, seconds: float, own: float) -> None:
-        """Take note of a step that took ``seconds``, and of what the recorder did beside it."""
+    def stepped(self, seconds: float, own: float, *, steps: int = 1) -> None:
+        """Take note of steps that took ``seconds``, and of what the recorder did beside them."""
         earned = self._budget * seconds
         self._saved += max(earned - own, _ALWAYS * earned)
-        self._since += 1
+        self._since += steps
         self._steps += seconds
         self._own += own
 
@@ -66,7 +66,8 @@ class Pace:
         if self._snapshots:
             self._intervals += self._since
             self._cost = 0.5 * (self._cost + seconds)
-            self._saved = max(self._saved - seconds, -_DEBT * self._cost)
+            # What is left is let go of: the first step, which is traced, saves for dozens.
+            self._saved = min(max(self._saved - seconds, -_DEBT * self._cost), 0.0)
         else:
             # The first one is made before any step, and its memory is asked for.
             self._cost = _LATER * seconds
@@ -86,6 +87,11 @@ class Pace:
             return self._since >= self._every
         needed = self._cost * (_SUITED if suited else 1.0)
         return self._since > 0 and self._saved >= needed
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether a fixed number of steps lies between snapshots."""
+        return self._every is not None
 
     @property
     def interval(self) -> float:

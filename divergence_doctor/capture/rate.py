@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 SMALLEST: Final = 2.0**-14
 #: Steps in a row that were skipped; the search for a scale takes a dozen.
 SKIPPED: Final = 64
-_SELDOM: Final = 3
 
 
 @final
@@ -31,38 +30,67 @@ class Rate:
 
     def __init__(self, optimizer: Any) -> None:
         self._read: Callable[[], NDArray[Any]] | None = None
+        self._variable: Any = None
         self._schedule: Any = None
         self._last: float | None = None
-        self._in = 0
-        #: Steps from one reading to the next; a rate that moves within an epoch is read always.
-        self._every = _SELDOM
+        #: It may have changed since it was read.
+        self._stale = True
+        #: Whether an assignment is seen; where none is, it has to be read at every step.
+        self._is_watched = False
         if optimizer is not None:
-            variable, self._schedule = seams.rate(innermost(optimizer))
-            self._read = None if variable is None else seams.reader(variable)
+            self._variable, self._schedule = seams.rate(innermost(optimizer))
+            self._read = None if self._variable is None else seams.reader(self._variable)
+
+    def watch(self, tell: Callable[[], None]) -> None:
+        """See every assignment from now on, so that it need not be read at every step.
+
+        Args:
+            tell: called at each: what comes next is a step at another rate.
+        """
+
+        def assigned(*, in_graph: bool) -> None:
+            self._stale = True
+            # A step that sets its own rate calls Python once, when it is traced.
+            self._is_watched = self._is_watched and not in_graph
+            tell()
+
+        if self._variable is not None and self._schedule is None:
+            self._is_watched = seams.watch_assign(self._variable, assigned)
+
+    def release(self) -> None:
+        """Watch no more."""
+        if self._variable is not None:
+            seams.unwatch_assign(self._variable)
+        self._is_watched = False
 
     def read(self, *, afresh: bool) -> float | None:
         """Return what :meth:`values` makes the rate of the step that comes next from.
 
-        Reading costs as much as all else that is done at a step, and few runs change the rate other
-        than when an epoch begins.
-
         Args:
-            afresh: an epoch begins, or the state is being read as well.
+            afresh: the state is being read as well.
         """
         if self._read is None:
             return None
-        if self._schedule is not None and not afresh and self._last is not None:
+        if self._last is None or afresh:
+            self._stale = True
+        elif self._schedule is not None:
             # The count of steps; a step that is skipped does not count, the next reading mends it.
             self._last += 1
             return self._last
-        if self._in and not afresh:
-            self._in -= 1
-            return self._last
-        found = float(self._read())
-        if found != self._last and self._last is not None and not afresh:
-            self._every = 0
-        self._last, self._in = found, self._every
-        return found
+        if self._stale or not self._is_watched:
+            self._last, self._stale = float(self._read()), False
+        return self._last
+
+    @property
+    def moves(self) -> bool:
+        """Whether only reading it tells whether it has changed."""
+        return self._read is not None and self._schedule is None and not self._is_watched
+
+    def after_step(self) -> float | None:
+        """Return what :meth:`read` would give one step later: a schedule's count has moved on."""
+        if self._schedule is not None and self._last is not None:
+            self._last += 1
+        return self._last
 
     def values(self, read: Sequence[float | None]) -> list[float | None]:
         """Return the learning rates for what was read before some steps."""

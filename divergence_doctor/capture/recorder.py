@@ -3,24 +3,28 @@
 Before a step: the batch goes into the ring, and the state is copied when that is due. After it: the
 loss of the step is looked at. Whatever goes wrong in here is told once and switches the recorder
 off; only the user's own errors, and :class:`DivergenceError` on request, ever leave it.
+
+At most steps of a ``fit`` nothing of this is due; they pass (:mod:`~divergence_doctor.capture.
+passing`), and are taken in several at a time.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, final
 
 from divergence_doctor.bundle import REAL, FileSystem
 from divergence_doctor.capture import batch as batches
+from divergence_doctor.capture.accounts import Account, Accounts
 from divergence_doctor.capture.dump import Dump
 from divergence_doctor.capture.history import History
-from divergence_doctor.capture.losses import StepLoss, is_loss, scalar, scalars
+from divergence_doctor.capture.losses import is_loss
 from divergence_doctor.capture.options import DivergenceError
 from divergence_doctor.capture.pace import Pace
-from divergence_doctor.capture.rate import LossScale, Rate
+from divergence_doctor.capture.passing import MOST, Passing
+from divergence_doctor.capture.ring import Ring, Step
 from divergence_doctor.capture.snapshot import Snapshot, Unsound
 from divergence_doctor.capture.telling import tell, warn_once
 from divergence_doctor.capture.variables import Watched, every_optimizer, watched
@@ -30,23 +34,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from divergence_doctor.capture.options import Options
+    from divergence_doctor.capture.rate import Rate
 
-#: Steps before the snapshot that stay in the ring for what they show.
-CONTEXT: Final = 2
 #: Every so many snapshots the list of variables is made anew: layers may be built late.
 _RELIST: Final = 8
-
-
-@final
-@dataclass(frozen=True, slots=True, eq=False)
-class Step:
-    """A step in the ring."""
-
-    number: int
-    epoch: int
-    data: Any
-    size: int
-    samples: int
 
 
 @final
@@ -82,7 +73,7 @@ class Recorder:
         #: Where bundles are written through; a test may put one that fails.
         self.fs: FileSystem = REAL
         self.failed = False
-        self.ring: deque[Step] = deque()
+        self.ring: Final = Ring(options.ring_bytes)
         self.snapshot: Final = Snapshot()
         self.history: Final = History()
         self.pace: Final = (
@@ -90,16 +81,13 @@ class Recorder:
             if clock is None
             else Pace(options.budget, every=options.snapshot_every, clock=clock)
         )
-        self.rate: Rate | None = None
+        self.passing: Final = Passing(self.pace.clock)
+        self._accounts: Accounts | None = None
         self._off = False
-        self._ring_bytes = 0
         self._listed: list[Watched] = []
         self._relist_in = 0
         #: The slots of an optimizer come with its first step: the copy from before is without them.
         self._provisional = False
-        self._step_loss: StepLoss | None = None
-        self._scale: LossScale | None = None
-        self._read: tuple[float | None, float | None] = (None, None)
         self._epoch_begins = False
         self._open = False
         self._started = 0.0
@@ -132,9 +120,17 @@ class Recorder:
             self.models, self.optimizers, self.loss = list(models), list(optimizers), loss
             self.loop = loop
             self._open = self._busy = False
-            first = next(iter(every_optimizer(self.models, self.optimizers)), None)
-            self.rate, self._scale = Rate(first), LossScale(first)
-            self._step_loss = StepLoss(self.models[0]) if loop != "custom" and self.models else None
+            self.passing.clear()
+            if self._accounts is not None:
+                self._accounts.rate.release()
+            self._accounts = Accounts(
+                next(iter(self.models), None),
+                next(iter(every_optimizer(self.models, self.optimizers)), None),
+                loop,
+                self.history,
+            )
+            if loop == "fit":
+                self._accounts.rate.watch(self.passing.stop)
             self.invalidate()
 
     def invalidate(self) -> None:
@@ -142,25 +138,22 @@ class Recorder:
         with self.guarded():
             self.snapshot.forget()
             self._relist_in = 0
-            self._epoch_begins = True
-            if self._step_loss is not None:
-                self._step_loss.settle(between=False)
+            self._other_may_change_things()
 
     def epoch_begins(self, epoch: int) -> None:
         """Take note of a new epoch: Keras has reset the metrics, and callbacks may do anything."""
         with self.guarded():
             self.epoch = epoch
-            self._epoch_begins = True
-            if self._step_loss is not None:
-                self._step_loss.settle(between=False)
+            self._other_may_change_things()
 
     def end(self) -> None:
         """Look at the state a last time, for what the last steps did to it."""
         failure = None
         with self.guarded():
+            failure = self._take_in()
             if not self._off and self.step and not self._in_episode and self.models:
                 found = self.snapshot.look(watched(self.models, self.optimizers))
-                failure = None if found is None else self._of_state(found)
+                failure = failure if found is None else self._of_state(found)
         self._settle(failure)
         with self.guarded():
             if self.options.verbose > 1 and self.step:
@@ -169,7 +162,9 @@ class Recorder:
                     f"with a snapshot every {self.pace.interval:.0f} steps"
                 )
             self.ring.clear()
-            self._ring_bytes = 0
+            self.passing.clear()
+            if self._accounts is not None and self.loop == "fit":
+                self._accounts.rate.release()
 
     # -------------------------------------------------------------------------------- steps
 
@@ -227,9 +222,15 @@ class Recorder:
     def raised(self, error: BaseException) -> None:
         """Write what led up to an exception that came out of the step."""
         with self.guarded():
+            self._take_in()
+            if self.passing.is_open:
+                self._open = True
+                self.ring.add(Step(self.step, self.epoch, self.passing.opened()))
             if self._open and not self._off:
                 self.failed = True
-                self._note(None, None)
+                if self._accounts is not None:
+                    self._accounts.died(self.step, self.epoch)
+                self.step += 1
                 kind, said = type(error).__name__, str(error).strip()
                 first = said.splitlines()[0] if said else ""
                 message = f"the step raised {kind}: {first}" if first else f"the step raised {kind}"
@@ -243,8 +244,8 @@ class Recorder:
     def nothing(self) -> None:
         """Take back the step that was begun: there was no batch for it."""
         with self.guarded():
-            if self._open and self.ring:
-                self._ring_bytes -= self.ring.pop().size
+            if self._open:
+                self.ring.take_back()
             self._open = self._busy = False
 
     def request(self, trigger: str, message: str, then: Callable[[], None]) -> bool:
@@ -259,44 +260,52 @@ class Recorder:
             Whether it was written at once.
         """
         self._pending = (trigger, message, then)
-        if self._busy:
+        if self._busy or self.passing.is_open:
             return False
         self._deliver()
         return True
 
+    def passed(self, logs: Any) -> None:
+        """Take note of the end of a step that was let pass, and look at it where that is due."""
+        if self.passing.ends(logs) and self._pending is None:
+            return
+        failure = None
+        with self.guarded():
+            failure = self._take_in()
+        if failure is not None:
+            self._settle(failure)
+        if self._pending is not None:
+            self._deliver()
+
     # ------------------------------------------------------------------------------ in detail
 
     def _before(self, data: Any) -> Failure | None:
-        failure = None
+        failure = self._take_in()
         suited, self._epoch_begins = self._epoch_begins, False
         due = (
             self.snapshot.step is None
             or self._provisional
-            or self._ring_bytes > self.options.ring_bytes
+            or self.ring.is_full()
             or self.pace.is_due(suited=suited)
         )
         if due:
-            failure = self._look_and_copy()
-        kept = batches.keep(data)
-        entry = Step(self.step, self.epoch, kept, batches.size(kept), batches.samples(kept))
-        self.ring.append(entry)
-        self._ring_bytes += entry.size
+            failure = self._look_and_copy() or failure
+        self.ring.add(Step(self.step, self.epoch, batches.keep(data)))
         if self.snapshot.step is None or self._in_episode:
-            self._shorten()
-        self._read = (
-            None if self.rate is None else self.rate.read(afresh=due or suited),
-            None if self._scale is None else self._scale.read(),
-        )
+            self.ring.shorten(self.step)
+        if self._accounts is not None:
+            self._accounts.before_step(afresh=due or suited)
         return failure
 
     def _look_and_copy(self) -> Failure | None:
         started = self.pace.clock()
+        failure = None
         if not self._relist_in:
             self._listed = watched(self.models, self.optimizers)
             self._relist_in = _RELIST
         self._relist_in -= 1
-        if self._step_loss is not None and self.loop == "fit":
-            self._step_loss.settle()
+        if self._accounts is not None:
+            self._accounts.read_tracker()
         optimizers = every_optimizer(self.models, self.optimizers)
         self._provisional = not all(getattr(one, "built", True) for one in optimizers)
         built = any(one.role == "weight" for one in self._listed)
@@ -305,22 +314,14 @@ class Recorder:
             # What the first step builds, the next one finds.
             self._relist_in = 0
         if not built:
-            return None
-        failure = None
+            return failure
         if found is None:
             self._in_episode = False
-            self._shorten()
+            self.ring.shorten(self.step)
         else:
             failure = self._of_state(found)
         self.pace.paid(self.pace.clock() - started)
         return failure
-
-    def _shorten(self) -> None:
-        """Let go of all but the last two steps in the ring: the state is newer than the others."""
-        context = CONTEXT + (1 if self.ring and self.ring[-1].number == self.step else 0)
-        while len(self.ring) > context:
-            self.ring.popleft()
-        self._ring_bytes = sum(entry.size for entry in self.ring if entry.number >= self.step)
 
     def _of_state(self, found: Unsound) -> Failure | None:
         if self._in_episode:
@@ -328,27 +329,56 @@ class Recorder:
         return Failure(trigger=found.trigger, message=f"there is {found}", step=self.step - 1)
 
     def _after(self, logs: Any, loss: Any) -> Failure | None:
-        told = dict(scalars(logs))
-        step_loss = None if loss is None else scalar(loss)
-        if self._step_loss is not None:
-            step_loss = self._step_loss.after_step(
-                told.get("loss"),
-                self.ring[-1].samples if logs is not None else 0,
-                reset=self.loop == "train_on_batch",
-            )
-        self._note(told.get("loss"), step_loss)
-        return self._judged(told, step_loss)
-
-    def _note(self, running: float | None, step_loss: float | None) -> None:
-        """Write the step into the history, and count it."""
-        self.history.add(self.step, self.epoch, running, step_loss, *self._read)
+        accounts = self._accounts
+        if accounts is None:
+            return None
         self.step += 1
+        failure = self._judged(accounts.kept(self.ring.last, logs, loss))
+        self.passing.let(0 if failure else self._may_pass())
+        return failure
 
-    def _judged(self, told: dict[str, float], step_loss: float | None) -> Failure | None:
-        step = self.step - 1
+    def _may_pass(self) -> int:
+        """Return at how many of the next steps nothing is due."""
+        if self.pace.is_fixed or self.options.spike is not None or self._in_episode:
+            return 0
+        if self.snapshot.step is None or self._provisional:
+            return 0
+        if self._accounts is None or not self._accounts.may_be_late:
+            return 0
+        return self.ring.room(MOST)
+
+    def _take_in(self) -> Failure | None:
+        """Take the steps that have passed into ring and history, and return what is wrong."""
+        passed, accounts = len(self.passing), self._accounts
+        if not passed or accounts is None:
+            self.passing.left = 0
+            return None
+        started, elapsed, spent = self.pace.clock(), self.passing.elapsed, self.passing.seconds
+        failure = None
+        for data, logs, mean in self.passing.taken():
+            step = Step(self.step, self.epoch, data)
+            self.ring.add(step)
+            self.step += 1
+            if mean is not None and not self.passing.odd(logs):
+                accounts.kept_late(step, mean)
+                continue
+            found = self._judged(accounts.kept_at_last(step, logs))
+            failure = failure or found
+        own = spent + self.pace.clock() - started
+        self.pace.stepped(elapsed, own, steps=passed)
+        return failure
+
+    def _other_may_change_things(self) -> None:
+        self._epoch_begins = True
+        self._take_in()
+        if self._accounts is not None:
+            self._accounts.read_tracker(between=False)
+
+    def _judged(self, account: Account) -> Failure | None:
+        step, step_loss = account.step, account.loss
         if step_loss is not None and not math.isfinite(step_loss):
             return self._failure("non-finite-loss", f"the loss of the step is {step_loss}", step)
-        odd = {name: number for name, number in told.items() if not math.isfinite(number)}
+        odd = {name: value for name, value in account.told.items() if not math.isfinite(value)}
         if step_loss is not None:
             # The mean over the epoch stays bad after the step that was; the step's own is known.
             odd.pop("loss", None)
@@ -359,8 +389,9 @@ class Recorder:
             spike = self.history.spike(step_loss, self.options.spike)
             if spike:
                 return self._failure("loss-spike", spike, step)
-        if self._scale is not None and self._scale.searched:
-            frozen = self._scale.after_step(self._scale.read())
+        scale = None if self._accounts is None else self._accounts.scale
+        if scale is not None and scale.searched:
+            frozen = scale.after_step(scale.read())
             if frozen:
                 return self._failure("frozen", frozen, step)
         return self._odd_metric(set(odd)) if odd else None
@@ -408,9 +439,15 @@ class Recorder:
             return
         (trigger, message, then), self._pending = self._pending, None
         with self.guarded():
+            self._take_in()
             if not self._off and self.step:
                 self._write(Failure(trigger=trigger, message=message, step=self.step - 1))
         then()
+
+    @property
+    def rate(self) -> Rate | None:
+        """What worked out the learning rates of the history."""
+        return None if self._accounts is None else self._accounts.rate
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -424,4 +461,5 @@ class Recorder:
         self._off = True
         self._busy = self._open = False
         self.ring.clear()
+        self.passing.clear()
         warn_once(self, error)

@@ -116,6 +116,21 @@ def test_the_rate_is_a_variable_or_a_schedule(keras):
     assert int(variable) == 0
 
 
+def test_an_assignment_of_the_rate_is_seen_until_it_is_watched_no_more(keras):
+    import tensorflow as tf
+
+    optimizer = keras.optimizers.SGD(0.5)
+    variable, _ = seams.rate(optimizer)
+    seen = []
+    assert seams.watch_assign(variable, lambda *, in_graph: seen.append(in_graph))
+    optimizer.learning_rate = 0.25
+    tf.function(lambda: variable.assign(0.125))()
+    seams.unwatch_assign(variable)
+    optimizer.learning_rate = 1.0
+    assert seen == [False, True]
+    assert float(variable) == 1.0
+
+
 def test_the_mean_that_keras_logs_gives_the_loss_of_the_step_as_the_tracker_does(keras):
     losses, truth = {}, []
 
