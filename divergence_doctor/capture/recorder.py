@@ -143,8 +143,9 @@ class Recorder:
     def epoch_begins(self, epoch: int) -> None:
         """Take note of a new epoch: Keras has reset the metrics, and callbacks may do anything."""
         with self.guarded():
-            self.epoch = epoch
+            # The steps that have passed are of the epoch before.
             self._other_may_change_things()
+            self.epoch = epoch
 
     def end(self) -> None:
         """Look at the state a last time, for what the last steps did to it."""

@@ -163,3 +163,6 @@ def test_no_more_pass_than_fifteen_in_a_row_and_none_waits_when_training_has_end
     assert max(seen) == MOST
     assert len(recorder.recorder.passing) == 0
     assert recorder.recorder.step == 2 * STEPS
+    columns = recorder.recorder.history.columns(None)
+    assert columns["step"] == list(range(2 * STEPS))
+    assert columns["epoch"] == [0] * STEPS + [1] * STEPS
