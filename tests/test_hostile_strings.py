@@ -8,6 +8,8 @@ from its file, where strings are cleaned. The sinks must hold without that.
 from __future__ import annotations
 
 import ast
+import csv
+import io
 import json
 import re
 import signal
@@ -30,6 +32,7 @@ from divergence_doctor.cli._screen import Screen
 from divergence_doctor.cli._trace_tables import layer_tables, step_tables
 from divergence_doctor.diagnosis import Diagnosis
 from divergence_doctor.errors import NotFoundError
+from divergence_doctor.exports import all_exports
 from divergence_doctor.figures import all_figures, render_svg
 from divergence_doctor.reporters import Document, document, write_reports
 from divergence_doctor.reporters.html import Html
@@ -195,6 +198,27 @@ def test_html_is_text_and_the_page_is_the_same_as_with_plain_names(text: str) ->
     assert seen.elements == plain_page().elements
     assert seen.active == plain_page().active
     assert unseen(page) == []
+
+
+# ---------------------------------------------------------------------- CSV
+
+
+def rows_of(content: bytes) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(content.decode(), newline=""), strict=True))
+
+
+@strings()
+def test_csv_keeps_its_cells_and_none_is_a_formula(text: str) -> None:
+    export = all_exports()["csv"]
+    files, calm = export.render(run_of(text)), export.render(run_of(PLAIN))
+    assert list(files) == list(calm)
+    for name, content in files.items():
+        rows = rows_of(content)
+        assert [len(row) for row in rows] == [len(row) for row in rows_of(calm[name])]
+        assert unseen(content.decode(), but="\r\n") == []
+        for cell in (cell for row in rows for cell in row):
+            assert not cell.startswith(("=", "@", "\t", "\r"))
+            assert not cell.startswith(("+", "-")) or isinstance(float(cell), float)
 
 
 # ---------------------------------------------------------------------- figures

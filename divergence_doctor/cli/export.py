@@ -9,7 +9,7 @@ import typer
 
 
 def export(
-    target: Annotated[str, typer.Argument(metavar="FORMAT", help="tensorboard")],
+    target: Annotated[str, typer.Argument(metavar="FORMAT", help="tensorboard or csv")],
     trace: Annotated[
         Path, typer.Argument(metavar="TRACE.h5", help="A trace that `doctor replay` wrote.")
     ],
