@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, Final, final
 
 from divergence_doctor.capture import _seams as seams
-from divergence_doctor.capture.variables import innermost
+from divergence_doctor.checkpoints import innermost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

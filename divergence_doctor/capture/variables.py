@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 from divergence_doctor.capture import _seams as seams
 from divergence_doctor.capture.soundness import is_floating
+from divergence_doctor.checkpoints import innermost, optimizers_of
 from divergence_doctor.checkpoints._seams import layer_states
 
 if TYPE_CHECKING:
@@ -94,18 +95,5 @@ def watched(models: Sequence[Any], optimizers: Sequence[Any]) -> list[Watched]:
 
 def every_optimizer(models: Sequence[Any], optimizers: Sequence[Any]) -> list[Any]:
     """Return the optimizers: those given, those the models are compiled with, and their others."""
-    import keras
-
-    held = [
-        value
-        for model in models
-        for value in (getattr(model, "optimizer", None), *vars(model).values())
-    ]
-    candidates = [*optimizers, *held]
-    mine = {id(c): c for c in candidates if isinstance(c, keras.optimizers.Optimizer)}
+    mine = {id(one): one for one in (*optimizers, *optimizers_of(*models))}
     return list(mine.values())
-
-
-def innermost(optimizer: Any) -> Any:
-    """Return the optimizer that takes the step: the one inside a loss-scaling wrapper."""
-    return getattr(optimizer, "inner_optimizer", optimizer)

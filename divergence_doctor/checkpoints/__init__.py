@@ -8,6 +8,7 @@ from divergence_doctor.checkpoints._checkpoint import (
     open_checkpoint,
 )
 from divergence_doctor.checkpoints._earlier import Fault, last_good
+from divergence_doctor.checkpoints._optimizers import innermost, optimizers_of
 from divergence_doctor.checkpoints._recording import RecordedStep, Recording
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "RecordedStep",
     "Recording",
     "choose",
+    "innermost",
     "last_good",
     "open_checkpoint",
+    "optimizers_of",
 ]

@@ -8,8 +8,8 @@ import numpy as np
 
 from divergence_doctor.checkpoints import _restoring
 from divergence_doctor.checkpoints._bundle_parts import batches_of, holds_optimizer, why_dropped
-from divergence_doctor.checkpoints._compile import optimizers
 from divergence_doctor.checkpoints._first_call import step_once
+from divergence_doctor.checkpoints._optimizers import innermost, optimizers_of
 from divergence_doctor.checkpoints._seams import layer_states
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def _seeds(model: Any) -> list[Any]:
 
 def makes_slots_late(model: Any) -> bool:
     """Say whether optimizers of the model's own make their slots at their first step only."""
-    held = optimizers(model)
+    held = optimizers_of(model)
     return len(held) > 1 and any(not one.built for one in held)
 
 
@@ -45,7 +45,7 @@ def step_for_slots(model: Any, bundle: Bundle) -> None:
 
 
 def _every(model: Any) -> list[Any]:
-    slots = (v for one in optimizers(model) for v in one.variables)
+    slots = (v for one in optimizers_of(model) for v in one.variables)
     found = _unique([*model.variables, *model.metrics_variables, *slots])
     return [variable for variable in found if str(variable.dtype) != "string"]
 
@@ -91,10 +91,10 @@ def _alike(stored: Any, variable: Any) -> bool:
 
 
 def _fill_optimizers(model: Any, bundle: Bundle, fidelity: Fidelity) -> None:
-    held = optimizers(model)
+    held = optimizers_of(model)
     if not held:
         return
-    inner = _unique(getattr(one, "inner_optimizer", one) for one in held)
+    inner = _unique(innermost(one) for one in held)
     inside = {id(variable) for one in inner for variable in one.variables}
     scale = [v for v in _unique(v for one in held for v in one.variables) if id(v) not in inside]
     if not holds_optimizer(bundle):

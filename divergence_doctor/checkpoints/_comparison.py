@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final, final
 import numpy as np
 
 from divergence_doctor._clean import clean
-from divergence_doctor.checkpoints._compile import optimizers
 from divergence_doctor.checkpoints._fidelity import listed, slots_of
 from divergence_doctor.checkpoints._layout import layout
 from divergence_doctor.checkpoints._loading import SKIPPED
+from divergence_doctor.checkpoints._optimizers import innermost, optimizers_of
 from divergence_doctor.checkpoints._user_code import describe_error
 from divergence_doctor.checkpoints._weights import in_memory
 
@@ -159,7 +159,7 @@ def _tell_moved(moved: list[str], fidelity: Fidelity) -> None:
 
 def tell(model: Any, found: Comparison, fidelity: Fidelity, *, optimizer: bool = True) -> None:
     """Put what was found into words, and say how much of the optimizer's state came back."""
-    slots = {id(variable) for held in optimizers(model) for variable in held.variables}
+    slots = {id(variable) for held in optimizers_of(model) for variable in held.variables}
     moving = {id(variable) for variable in model.non_trainable_weights}
     for part, ids in (
         ("weight", {id(variable) for variable in model.trainable_weights}),
@@ -194,7 +194,7 @@ def tell_fresh(model: Any, found: Comparison, fidelity: Fidelity) -> None:
 
 def _take_keras_word(weights: Survey, model: Any, fidelity: Fidelity) -> None:
     """Say how much of the optimizer's state came back by what Keras said while it loaded it."""
-    held = len(optimizers(model))
+    held = len(optimizers_of(model))
     skipped = sum(SKIPPED in note for note in fidelity.notes)
     if not held or not any(map(_of_optimizer, weights.datasets)) or skipped >= held:
         fidelity.optimizer_state = "missing"
@@ -218,12 +218,12 @@ def _gap(found: Comparison, part: str, ids: set[int], fidelity: Fidelity) -> Non
 
 
 def _restored(model: Any, found: Comparison, slots: set[int], fidelity: Fidelity) -> Any:
-    held = [variable for optimizer in optimizers(model) for variable in optimizer.variables]
+    held = [variable for optimizer in optimizers_of(model) for variable in optimizer.variables]
     taken = {id(variable) for variable in (*found.taken, *found.rounded)} & slots
     lost = [variable for variable in held if id(variable) not in taken]
     # What Keras passed over was compared with what happened to be there.
     skipped = sum(SKIPPED in note for note in fidelity.notes)
-    if not held or not taken or skipped >= len(optimizers(model)):
+    if not held or not taken or skipped >= len(optimizers_of(model)):
         stored = any(_of_optimizer(place) for place in found.left) or any(
             id(variable) in slots for variable in found.differing
         )
@@ -245,7 +245,7 @@ def _restored(model: Any, found: Comparison, slots: set[int], fidelity: Fidelity
 
 
 def _variables(model: Any) -> list[Any]:
-    return [*model.weights, *(v for held in optimizers(model) for v in held.variables)]
+    return [*model.weights, *(v for held in optimizers_of(model) for v in held.variables)]
 
 
 def _contents(file: Any) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
@@ -270,7 +270,7 @@ def _never_stepped(
 ) -> bool:
     """Say whether the file's optimizer had no slots yet and its step counter stands at 0."""
     held = getattr(model, "optimizer", None)
-    inner = getattr(held, "inner_optimizer", held)
+    inner = innermost(held)
     if inner is None or not inner.built:
         return False
     slots = {id(variable) for variable in slots_of(inner)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from divergence_doctor._clean import clean
+from divergence_doctor.checkpoints._optimizers import innermost, optimizers_of
 from divergence_doctor.checkpoints._user_code import (
     describe_error,
     import_user_code,
@@ -46,16 +47,6 @@ def own_step(model: Any) -> bool:
     return type(model).train_step is not keras.Model.train_step
 
 
-def optimizers(model: Any) -> list[Any]:
-    """Return the optimizers that a model holds: the compiled one first, then its own attributes."""
-    import keras
-
-    compiled = getattr(model, "optimizer", None)
-    held = [compiled, *vars(model).values()]
-    found = {id(value): value for value in held if isinstance(value, keras.optimizers.Optimizer)}
-    return list(found.values())
-
-
 def build_optimizer(model: Any) -> None:
     """Make the optimizer's variables where the model is built and they are not there yet."""
     optimizer = getattr(model, "optimizer", None)
@@ -89,7 +80,7 @@ def _compile_anew(model: Any, options: OpenOptions, fidelity: Fidelity) -> None:
         _choose_optimizer(arguments, options, fidelity)
     if arguments.get("optimizer") is None:
         arguments.pop("optimizer", None)
-        if not optimizers(model):
+        if not optimizers_of(model):
             return
     try:
         model.compile(**arguments)
@@ -106,7 +97,7 @@ def _choose_optimizer(arguments: dict[str, Any], options: OpenOptions, fidelity:
     """Put the named optimizer in place, unless the checkpoint's is of that kind already."""
     name = options.optimizer or ""
     given, held = _known_optimizer(name, options), arguments.get("optimizer")
-    if type(given) is type(getattr(held, "inner_optimizer", held)):
+    if type(given) is type(innermost(held)):
         fidelity.note(f"The optimizer is the checkpoint's own {clean(name)}, with its slots.")
         return
     arguments["optimizer"] = given
@@ -153,7 +144,7 @@ def _unknown(what: str, name: str, known: str, error: BaseException) -> Checkpoi
 
 
 def _check_trainable(file: Path, model: Any) -> None:
-    missing = [] if optimizers(model) else ["optimizer"]
+    missing = [] if optimizers_of(model) else ["optimizer"]
     if not _has_loss(model):
         missing.insert(0, "loss")
     if not missing:
@@ -201,8 +192,8 @@ def _custom_compile(model: Any) -> bool:
 def _set_learning_rate(model: Any, rate: float, fidelity: Fidelity) -> None:
     import keras
 
-    for optimizer in optimizers(model):
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
+    for optimizer in optimizers_of(model):
+        inner = innermost(optimizer)
         schedule = getattr(inner, "_learning_rate", None)
         if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule) or (
             callable(schedule) and not hasattr(schedule, "assign")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, final
 import numpy as np
 
 from divergence_doctor._clean import clean
-from divergence_doctor.checkpoints._compile import has_loss_scaling, optimizers
+from divergence_doctor.checkpoints._compile import has_loss_scaling
+from divergence_doctor.checkpoints._optimizers import innermost, optimizers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -41,8 +42,8 @@ class Fidelity:
 
     def report(self, model: Any) -> dict[str, Any]:
         """Return it as ``report.json`` holds it, once the model is as it will be replayed."""
-        for optimizer in optimizers(model):
-            self._count(getattr(optimizer, "inner_optimizer", optimizer))
+        for optimizer in optimizers_of(model):
+            self._count(innermost(optimizer))
         lost = self.unseeded(model)
         if lost:
             self.note(

@@ -17,10 +17,11 @@ import numpy as np
 from divergence_doctor._clean import clean
 from divergence_doctor.checkpoints._checkpoint import Checkpoint, Opened, OpenOptions
 from divergence_doctor.checkpoints._comparison import MOST_BYTES, Comparison, tell, tell_fresh
-from divergence_doctor.checkpoints._compile import optimizers, settle
+from divergence_doctor.checkpoints._compile import settle
 from divergence_doctor.checkpoints._factory import made_by
 from divergence_doctor.checkpoints._fidelity import Fidelity, listed, random_states, slots_of
 from divergence_doctor.checkpoints._loading import loading
+from divergence_doctor.checkpoints._optimizers import innermost, optimizers_of
 from divergence_doctor.checkpoints._steps import choose_step
 from divergence_doctor.checkpoints._user_code import meaningful_line
 from divergence_doctor.errors import CheckpointError, RefusedError
@@ -268,7 +269,7 @@ def _read(prefix: Path, tried: dict[str, Any], model: Any) -> list[str]:
 
 def _variables(model: Any) -> list[Any]:
     """Return every variable with numbers: weights, random states, and those of the optimizers."""
-    held = [*model.variables, *(v for one in optimizers(model) for v in one.variables)]
+    held = [*model.variables, *(v for one in optimizers_of(model) for v in one.variables)]
     return [
         variable
         for variable in {id(variable): variable for variable in held}.values()
@@ -301,7 +302,7 @@ def _settle(
     found = Comparison()
     states = {id(state) for state in random_states(model)}
     weights = {id(variable) for variable in model.weights}
-    slots = {id(variable) for one in optimizers(model) for variable in one.variables}
+    slots = {id(variable) for one in optimizers_of(model) for variable in one.variables}
     for variable, value in variables:
         if not _marked(variable):
             found.taken.append(variable)
@@ -324,7 +325,7 @@ def _settle(
 def _never_stepped(model: Any, found: Comparison) -> bool:
     """Say whether the step counter came back as 0, and no slot did."""
     held = getattr(model, "optimizer", None)
-    inner = getattr(held, "inner_optimizer", held)
+    inner = innermost(held)
     if inner is None:
         return False
     taken = {id(variable) for variable in found.taken}

@@ -6,8 +6,9 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from divergence_doctor._clean import clean
+from divergence_doctor.checkpoints import innermost, optimizers_of
 from divergence_doctor.replay.feeding import output_names
-from divergence_doctor.replay.state import innermost, layer_path, optimizers_of
+from divergence_doctor.replay.state import layer_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 import numpy as np
 
 from divergence_doctor._rows import SPLITS
+from divergence_doctor.checkpoints import optimizers_of
 from divergence_doctor.errors import UsageError
 from divergence_doctor.replay import _seams as seams
 from divergence_doctor.replay.engine import Ran, run_step, watch_for
@@ -25,12 +26,7 @@ from divergence_doctor.replay.feeding import match, tensors
 from divergence_doctor.replay.ops import Spot
 from divergence_doctor.replay.outcome import BELOW_ZERO, NEVER_NEGATIVE, runaway, wrecked
 from divergence_doctor.replay.source import spell
-from divergence_doctor.replay.state import (
-    Snapshot,
-    model_variables,
-    optimizers_of,
-    slot_variables,
-)
+from divergence_doctor.replay.state import Snapshot, model_variables, slot_variables
 from divergence_doctor.replay.subset import Subsets
 from divergence_doctor.replay.train_function import REFERENCE, TrainFunction, Way
 from divergence_doctor.replay.watch import StepWatch

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 import numpy as np
 
 from divergence_doctor._clean import clean
+from divergence_doctor.checkpoints import innermost, optimizers_of
 from divergence_doctor.errors import LimitError, UsageError
 from divergence_doctor.replay import _seams as seams
 from divergence_doctor.replay.anatomy import describe_model
@@ -28,9 +29,7 @@ from divergence_doctor.replay.source import of_exception, raised_by_us
 from divergence_doctor.replay.state import (
     Held,
     build_optimizer,
-    innermost,
     model_variables,
-    optimizers_of,
     seed_everything,
     slot_variables,
 )

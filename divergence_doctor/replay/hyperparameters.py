@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from divergence_doctor._clean import clean
-from divergence_doctor.replay.state import innermost, optimizers_of
+from divergence_doctor.checkpoints import innermost, optimizers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from divergence_doctor.checkpoints import innermost, optimizers_of
 from divergence_doctor.replay import _seams as seams
-from divergence_doctor.replay.state import innermost, optimizers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,9 +12,10 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from divergence_doctor.checkpoints import optimizers_of
 from divergence_doctor.errors import UsageError
 from divergence_doctor.replay import _seams as seams
-from divergence_doctor.replay.state import layers_of, optimizers_of, untracked
+from divergence_doctor.replay.state import layers_of, untracked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

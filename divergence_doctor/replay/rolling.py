@@ -13,18 +13,14 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 
+from divergence_doctor.checkpoints import innermost, optimizers_of
 from divergence_doctor.errors import DoctorError
 from divergence_doctor.replay import _seams as seams
 from divergence_doctor.replay.engine import learning_rate_of, loss_scale_of, run_step
 from divergence_doctor.replay.execution import bad_variable, compiled
 from divergence_doctor.replay.feeding import match, tensors
 from divergence_doctor.replay.outcome import SMALL, UNDECIDED
-from divergence_doctor.replay.state import (
-    Snapshot,
-    innermost,
-    optimizers_of,
-    slot_variables,
-)
+from divergence_doctor.replay.state import Snapshot, slot_variables
 from divergence_doctor.rules import may_be_negative
 
 if TYPE_CHECKING:

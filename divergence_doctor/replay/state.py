@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 
 from divergence_doctor._clean import clean
+from divergence_doctor.checkpoints import innermost, optimizers_of
 from divergence_doctor.replay._seams import forget_global_seed_generator, values_of
 
 if TYPE_CHECKING:
@@ -35,25 +36,6 @@ def layers_at(root: Any, paths: Collection[str]) -> list[Any]:
     wanted = set(paths)
     every = root._flatten_layers(include_self=False)  # noqa: SLF001 - Keras has no public walk through nested layers
     return [layer for layer in every if layer_path(layer, root) in wanted]
-
-
-def optimizers_of(model: Any) -> list[Any]:
-    """Return the model's optimizers, the compiled one first, then those it holds as attributes."""
-    import keras
-
-    found: list[Any] = []
-    candidates = [getattr(model, "optimizer", None), *vars(model).values()]
-    for candidate in candidates:
-        if isinstance(candidate, keras.optimizers.Optimizer) and not any(
-            candidate is other for other in found
-        ):
-            found.append(candidate)
-    return found
-
-
-def innermost(optimizer: Any) -> Any:
-    """Return the optimizer that takes the step: the one inside a loss-scaling wrapper."""
-    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 @dataclass(frozen=True, slots=True)

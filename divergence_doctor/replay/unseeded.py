@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from divergence_doctor._clean import clean
+from divergence_doctor.checkpoints import optimizers_of
 from divergence_doctor.replay.source import is_users, spell
-from divergence_doctor.replay.state import layer_path, layers_of, optimizers_of
+from divergence_doctor.replay.state import layer_path, layers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,8 +6,8 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
+from divergence_doctor.checkpoints import innermost, optimizers_of
 from divergence_doctor.replay._seams import patched
-from divergence_doctor.replay.state import innermost, optimizers_of
 from divergence_doctor.trials._trial import Attempt, Outcome, Trial
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
 import numpy as np
 
+from divergence_doctor.checkpoints import innermost, optimizers_of
 from divergence_doctor.replay._seams import bounded_rate
 from divergence_doctor.replay.hyperparameters import default_of
-from divergence_doctor.replay.state import innermost, optimizers_of
 from divergence_doctor.trials._trial import Outcome, Trial
 
 if TYPE_CHECKING:

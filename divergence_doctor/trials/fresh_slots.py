@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 import numpy as np
 
 from divergence_doctor._clean import clean
-from divergence_doctor.replay.state import innermost, optimizers_of
+from divergence_doctor.checkpoints import innermost, optimizers_of
 from divergence_doctor.trials._trial import Outcome, Trial
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
+from divergence_doctor.checkpoints import innermost, optimizers_of
 from divergence_doctor.replay._seams import scaled_rate
-from divergence_doctor.replay.state import innermost, optimizers_of
 from divergence_doctor.trials._trial import Attempt, Outcome, Trial
 
 if TYPE_CHECKING:

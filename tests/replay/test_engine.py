@@ -170,10 +170,11 @@ def vae(keras):
 def test_a_watched_step_equals_a_plain_one_to_the_bit(keras, replayed, index):
     import tensorflow as tf
 
+    from divergence_doctor.checkpoints import optimizers_of
     from divergence_doctor.replay import match
     from divergence_doctor.replay.engine import run_step
     from divergence_doctor.replay.feeding import tensors
-    from divergence_doctor.replay.state import Snapshot, optimizers_of, seed_everything
+    from divergence_doctor.replay.state import Snapshot, seed_everything
     from tests.replay.conftest import batch_of
 
     _, model, x, y = list(one_of_each(keras))[index]

@@ -73,7 +73,7 @@ def watched(model: Any, arrays: Mapping[str, Any], steps: int = 1) -> Seen:
 
 
 def _state(model: Any) -> dict[str, bytes]:
-    from divergence_doctor.replay.state import optimizers_of
+    from divergence_doctor.checkpoints import optimizers_of
 
     slots = [v for optimizer in optimizers_of(model) for v in optimizer.variables]
     return {
