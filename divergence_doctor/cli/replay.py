@@ -58,7 +58,13 @@ def replay(  # noqa: PLR0913 - every flag of the command is a parameter of it
         int | None,
         typer.Option(min=0, help="Checkpoint to open in a folder of them. [default: the latest]"),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Replay at most this many steps.")] = 10,
+    steps: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Replay at most this many steps; of a crash bundle, those before the failure.",
+        ),
+    ] = 10,
     trials: Annotated[bool, typer.Option(help="Run the interventions that prove a cause.")] = True,
     budget: Annotated[float, typer.Option(min=0, help="Seconds for the trials.")] = 300.0,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed where none is kept.")] = 0,
