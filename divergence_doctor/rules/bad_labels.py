@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, final
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 import numpy as np
 
 from divergence_doctor.rules import _batch
+from divergence_doctor.rules._links import MOVES
 from divergence_doctor.rules._losses import Bounds, Domain, bounds, domain_of, slack
 from divergence_doctor.rules._producer import bad_output, forward_fault
 from divergence_doctor.rules._rule import Evidence, Example, Finding, Proof, Rule, Site
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from divergence_doctor.rules._producer import Operand, Producer
     from divergence_doctor.trace import Trace
     from divergence_doctor.trace.table import Table
 
@@ -37,6 +40,10 @@ _NO_CLASS: Final = re.compile(
 _LABEL_OPS: Final = frozenset({"SparseSoftmaxCrossEntropyWithLogits", "CTCLoss", "CTCLossV2"})
 #: Ops of a custom loss that are defined from zero up, and of a label ask just that.
 _FROM_ZERO_UP: Final = frozenset({"Log", "Sqrt"})
+#: Ops that may add a constant to labels on their way there.
+_SUMS: Final = frozenset({"AddV2", "Add", "Sub", "BiasAdd"})
+#: Rounding of a sum in float32, as a part of the largest label.
+_ROUNDING: Final = 1e-5
 #: What a NaN label becomes when a float is cast to int64 on x86.
 _CAST_NAN: Final = -(2**63)
 
@@ -140,9 +147,9 @@ class BadLabels(Rule):
     domains are known: class ids that are negative, not below the number of classes or not whole;
     probabilities outside [0, 1]; counts below zero; label sequences longer than the time axis. A
     custom loss is judged by its ops: labels below zero, in less than half of the samples, are bad
-    where it takes their log or their square root as they are. A step that raised in a sparse
-    cross-entropy names its label. Label smoothing, an ignored class and the casting of class ids
-    are taken into account.
+    where it takes their log or their square root as they are, or with a constant added. A step
+    that raised in a sparse cross-entropy names its label. Label smoothing, an ignored class and
+    the casting of class ids are taken into account.
 
     Why it diverges: a NaN target makes its loss NaN, and weighting it with 0 does not help
     (0 * NaN = NaN). A class id out of range raises on a CPU and gives a NaN loss on GPU and XLA.
@@ -336,8 +343,8 @@ _COUNTS: Final = (
     'target, and use `loss="mean_squared_error"` or `"huber"` for those.'
 )
 _BELOW_ZERO: Final = (
-    "The other labels are from zero up: look for what made these negative (a missing value coded "
-    "as -1, an interpolation, noise that was added) and drop or mend them: `good = "
+    "The other labels are proper ones: look for what made these negative (a missing value coded "
+    "as -1 or -999, an interpolation, noise that was added) and drop or mend them: `good = "
     "(y >= 0).reshape(len(y), -1).all(axis=1); x, y = x[good], y[good]`."
 )
 _SIGNS: Final = "Hinge losses want -1 and 1 (0 and 1 are converted): `y = np.where(y > 0, 1, -1)`."
@@ -439,24 +446,55 @@ def _refused_by_op(trace: Trace) -> Iterator[_Problem]:
     if producer is None or producer.phase != "loss" or producer.op_type not in _FROM_ZERO_UP:
         return
     fed = producer.input(0)
-    if fed is None or fed.origin != "batch" or fed.nonfinite or not fed.negative:
+    if fed is None or fed.nonfinite or not fed.negative:
         return
+    given, added = _labels_given(trace, producer, fed)
     for row in _batch.arrays(trace, "y").rows():
         samples = _batch.of_array(trace, "samples", row)
-        rows = _batch.picked(samples, samples["min"] < 0)
-        if row["name"] != fed.origin_name or not 0 < 2 * len(rows) < len(samples):
+        rows = _batch.picked(samples, samples["min"] < -added)
+        if row["name"] != given or not 0 < 2 * len(rows) < len(samples):
             continue
+        takes = f"takes them with {added:g} added" if added else "takes them as they are"
         yield _Problem(
             array=row["name"],
-            says=f"{row['name']} holds labels{_of(rows)} that are below zero ({row['min']:g}), and "
-            f"{producer.op_type} {producer.place} takes them as they are",
+            says=f"{row['name']} holds labels{_of(rows)} that are below {_below(added)} "
+            f"({row['min']:g}), and {producer.op_type} {producer.place} {takes}",
             confidence=BadLabels.OUTSIDE,
             rows=rows,
             total=len(samples),
             evidence=Evidence(f"negative labels given to {producer.op_type}", fed.negative,
                               "/operands/negative"),
-            remedy=_BELOW_ZERO,
+            remedy=_BELOW_ZERO.replace("y >= 0", f"y > {_below(added)}") if added else _BELOW_ZERO,
         )  # fmt: skip
+
+
+def _labels_given(trace: Trace, producer: Producer, fed: Operand) -> tuple[str, float]:
+    """Return the array of labels that an op was given, and what had been added to each of them.
+
+    Had more been added than a constant, a prediction say, then the smallest, the largest and the
+    mean label would not have moved by the same. The name is empty where it was something else.
+    """
+    if fed.origin == "batch":
+        return fed.origin_name, 0.0
+    links = sorted(
+        trace.table("chain").select(step=producer.step, op=producer.op).rows(),
+        key=lambda row: int(row["link"]),
+    )
+    if len(links) < 2 or links[-1]["what"] != "batch":
+        return "", 0.0
+    if not {link["name"] for link in links[:-1]} <= _SUMS | MOVES:
+        return "", 0.0
+    first, last = links[0], links[-1]
+    moved = [float(first[part]) - float(last[part]) for part in ("min", "max", "mean")]
+    least = _ROUNDING * max(abs(float(last["min"])), abs(float(last["max"])), 1.0)
+    constant = all(math.isfinite(by) for by in moved) and max(moved) - min(moved) <= least
+    # The largest label is nearest to zero where the smallest is a code for a missing one.
+    return (last["name"], round(moved[1], 6)) if constant else ("", 0.0)
+
+
+def _below(added: float) -> str:
+    """Return the least label that is proper, in words."""
+    return f"{-added:g}" if added else "zero"
 
 
 def _for_class(value: int, classes: int) -> str:

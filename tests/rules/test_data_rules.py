@@ -503,6 +503,35 @@ def test_a_negative_label_that_a_custom_loss_takes_the_log_or_root_of_is_a_bad_l
     assert {"log-of-zero", "invalid-domain"} <= BadLabels.explains
 
 
+def given_a_sum(y: Any, total: Any) -> Trace:
+    """Return a trace of a loss that takes the log of a sum of labels and something else."""
+
+    def link(what: str, name: str, values: Any) -> dict[str, Any]:
+        low = float(values.min())
+        return {"what": what, "name": name, "value": low, "min": low,
+                "max": float(values.max()), "mean": float(values.mean())}  # fmt: skip
+
+    chain = (link("op", "AddV2", total), link("op", "Identity", y), link("batch", "y", y))
+    given = {"inputs": (total,), "input_arrays": (), "input_makers": ("AddV2",), "chain": chain}
+    return labels_trace(y, "divergence_by_hand", events=(SyntheticEvent("Log", **given),))
+
+
+def test_a_label_below_minus_one_before_log1p_by_hand_is_a_bad_label() -> None:
+    y = np.linspace(-0.5, 2.0, 8)[:, None]
+    y[3] = -999
+    finding = found(BadLabels, given_a_sum(y, y + 1))
+    # Those between -1 and 0 are proper ones here.
+    assert finding.samples == (3,)
+    assert "below -1 (-999), and Log in the loss takes them with 1 added" in finding.summary
+    assert "(y > -1)" in finding.remedies[0]
+
+
+def test_a_label_that_a_prediction_was_added_to_is_not_blamed_for_their_sum() -> None:
+    y = np.linspace(-0.5, 2.0, 8)[:, None]
+    y[3] = -999
+    assert BadLabels().examine(given_a_sum(y, y + np.linspace(0.9, 1.1, 8)[:, None])) is None
+
+
 def test_a_label_of_zero_in_a_log_is_no_bad_label() -> None:
     y = np.linspace(0.1, 0.9, 8)[:, None]
     y[6] = 0.0
