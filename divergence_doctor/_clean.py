@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 #: Unicode categories that no name needs: controls, format marks (bidi overrides, zero width),
 #: surrogates, private use, and the two line separators.
 _UNPRINTABLE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 
+#: Characters of a path on Linux.
+_LONGEST_PATH: Final = 4_096
 _LAST_BYTE: Final = 0xFF
 _LAST_OF_BASIC_PLANE: Final = 0xFFFF
 
@@ -33,6 +39,11 @@ def clean(text: str, limit: int = 120, *, multiline: bool = False) -> str:
         return spelled
     head = (limit - 1) // 2
     return f"{spelled[:head]}…{spelled[len(spelled) - (limit - 1 - head) :]}"
+
+
+def argument(path: Path | str) -> str:
+    """Return a path as it stands in a command that is to be pasted: never cut, and quoted."""
+    return shlex.quote(clean(str(path), _LONGEST_PATH))
 
 
 def _spelled(text: str, multiline: bool) -> str:  # noqa: FBT001 - clean's own keyword

@@ -1,12 +1,13 @@
 """Is a hostile string harmless once it was cleaned, and a harmless one left alone?"""
 
+import shlex
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from divergence_doctor._clean import clean
+from divergence_doctor._clean import argument, clean
 
 HOSTILE = {
     "\x1b[31mred\x1b[0m": r"\x1b[31mred\x1b[0m",
@@ -66,3 +67,9 @@ def test_whatever_comes_is_printable_short_and_stays_as_it_is(text, limit, multi
     )
     cleaned.encode("utf-8")
     assert clean(cleaned, limit, multiline=multiline) == cleaned
+
+
+def test_a_path_in_a_command_is_whole_and_one_word_however_long_it_is():
+    path = "/home/a folder" + "/deeper" * 80 + "/it's"
+    assert shlex.split(f"doctor salvage {argument(path)}") == ["doctor", "salvage", path]
+    assert "\x1b" not in argument("/home/\x1b[2J")

@@ -14,12 +14,12 @@ def test_the_two_commands_stand_as_they_are_typed():
         "pip install -e . && doctor replay sample_runs/log_of_zero/model.keras"
         " sample_runs/log_of_zero/batch.npz\n" in README
     )
-    assert "pip install -e '.[test]' && pytest\n" in README
+    assert "pip install -e '.[test]' && pytest -n 2 --dist loadfile\n" in README
 
 
 def test_ci_runs_the_second_command_as_typed():
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    assert "pip install -e '.[test]' && pytest" in script
+    assert "pip install -e '.[test]' && pytest -n 2 --dist loadfile" in script
 
 
 def test_the_table_of_causes_is_that_of_the_rules():

@@ -6,7 +6,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from divergence_doctor._clean import clean
+from divergence_doctor._clean import argument, clean
 from divergence_doctor.bundle._folder import NotPlainError, read
 from divergence_doctor.bundle._manifest import MANIFEST, MAX_JSON, REASON, NewerError, unseal
 from divergence_doctor.bundle._names import PARTIAL
@@ -86,7 +86,7 @@ def damage(path: Path, name: str) -> Iterator[None]:
             "damaged-bundle",
             f"{clean(name)} of {clean(path.name)} is damaged",
             why=clean(str(error), 200) or type(error).__name__,
-            fix=f"copy it again, or save what is whole: doctor salvage {clean(str(path))}",
+            fix=f"copy it again, or save what is whole: doctor salvage {argument(path)}",
         ) from error
 
 
@@ -97,7 +97,7 @@ def _no_manifest(path: Path) -> CheckpointError | RefusedError:
             f"{clean(path.name)} was not finished",
             why=f"it has no {MANIFEST}, which is written last"
             + ("" if path.name.endswith(PARTIAL) else ", or has lost it"),
-            fix=f"save what is whole in it: doctor salvage {clean(str(path))}",
+            fix=f"save what is whole in it: doctor salvage {argument(path)}",
         )
     held = sorted(path.glob("crash-*"))
     return CheckpointError(

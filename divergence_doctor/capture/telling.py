@@ -8,7 +8,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from divergence_doctor._clean import clean
+from divergence_doctor._clean import argument, clean
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,13 +26,11 @@ def tell(line: str) -> None:
 
 def tell_bundle(message: str, step: int, epoch: int, path: Path, *, code: str | None) -> None:
     """Print why a bundle was written, where it is, and the command that explains it."""
-    import shlex
-
     extra = f" {code}" if code else ""
     shown = _from_here(path)
     tell(
         f"{clean(message, 300)} (step {step}, epoch {epoch}); kept in {shown}\n"
-        f"divergence_doctor: for the cause: doctor replay {shlex.quote(shown)}{extra}"
+        f"divergence_doctor: for the cause: doctor replay {argument(shown)}{extra}"
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, final
 
-from divergence_doctor._clean import clean
+from divergence_doctor._clean import argument, clean
 from divergence_doctor.bundle import open_bundle
 from divergence_doctor.checkpoints._bundle_model import execute_as_recorded, policy_kept, rebuilt
 from divergence_doctor.checkpoints._bundle_parts import (
@@ -81,7 +81,7 @@ class CrashBundle(Checkpoint):
             if private
             else why_dropped(bundle) or "none was recorded",
             fix=f"name the batch of training step {failing_step(bundle)} after it:"
-            f" doctor replay {clean(str(path))} batch.npz",
+            f" doctor replay {argument(path)} batch.npz",
         )
 
     @classmethod

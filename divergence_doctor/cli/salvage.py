@@ -22,7 +22,7 @@ def salvage(
     ] = None,
 ) -> None:
     """Save what is whole in an interrupted dump as a bundle."""
-    from divergence_doctor._clean import clean
+    from divergence_doctor._clean import argument, clean
     from divergence_doctor.bundle import open_bundle
     from divergence_doctor.bundle import salvage as save
     from divergence_doctor.cli._bundle_lines import lines
@@ -33,7 +33,7 @@ def salvage(
     screen.text(f"✓ What is whole of it is now {clean(str(made))}", "green")
     for line in lines(open_bundle(made)):
         screen.text(line)
-    screen.text(f"explain   doctor replay {clean(str(made))}")
+    screen.text(f"explain   doctor replay {argument(made)}")
     screen.show()
 
 

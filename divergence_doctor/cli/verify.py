@@ -23,7 +23,7 @@ def verify(
     json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")] = False,
 ) -> None:
     """Compare every file of a crash bundle with its hash."""
-    from divergence_doctor._clean import clean
+    from divergence_doctor._clean import argument, clean
     from divergence_doctor.bundle import open_bundle
     from divergence_doctor.bundle import verify as compare
     from divergence_doctor.cli._screen import say
@@ -44,7 +44,7 @@ def verify(
             f"{clean(bundle.name or str(bundle))} is not as it was written",
             why=f"{problems[0].file}: {problems[0].says}"
             + (f"; and {count - 1} more" if count > 1 else ""),
-            fix=f"copy it again, or save what is whole: doctor salvage {clean(str(bundle))}",
+            fix=f"copy it again, or save what is whole: doctor salvage {argument(bundle)}",
         )
 
 
@@ -62,7 +62,7 @@ def _show_problems(bundle: Path, problems: Sequence[Problem]) -> None:
 
 
 def _show(bundle: Bundle) -> None:
-    from divergence_doctor._clean import clean
+    from divergence_doctor._clean import argument
     from divergence_doctor.cli._bundle_lines import lines
     from divergence_doctor.cli._screen import Screen
 
@@ -70,7 +70,7 @@ def _show(bundle: Bundle) -> None:
     screen.text(f"✓ {bundle.path.name} is whole: every file is as it was written.", "green")
     for line in lines(bundle):
         screen.text(line)
-    screen.text(f"explain   doctor replay {clean(str(bundle.path))}")
+    screen.text(f"explain   doctor replay {argument(bundle.path)}")
     screen.show()
 
 
