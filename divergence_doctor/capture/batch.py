@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ROLES: Final = ("x", "y", "sample_weight")
+#: Bytes of an element, by TensorFlow's number of the dtype.
+_widths: dict[int, int] = {}
 #: A sparse tensor is written out in full below this many bytes.
 _DENSE: Final = 1 << 30
 #: What a name in a batch file is kept to: it becomes the name of a member of an archive.
@@ -59,7 +61,11 @@ def size(data: Any) -> int:
     """Return the bytes that a kept batch holds on to, as far as they can be told without work."""
     if hasattr(data, "_num_elements"):
         # The seam's cheapest: asked of every tensor of every batch.
-        return int(data._num_elements() * max(data.dtype.size, 1))  # noqa: SLF001
+        kind = data._datatype_enum()  # noqa: SLF001
+        width = _widths.get(kind)
+        if width is None:
+            width = _widths[kind] = max(data.dtype.size, 1)
+        return int(data._num_elements() * width)  # noqa: SLF001
     if isinstance(data, tuple | list):
         return sum(map(size, data))
     if isinstance(data, Mapping):

@@ -19,6 +19,9 @@ _ALWAYS: Final = 0.2
 _SUITED: Final = 0.5
 #: No debt is larger than this many snapshots: one slow copy must not stop them for good.
 _DEBT: Final = 2.0
+#: What a snapshot costs in all, as a multiple of the time it takes: the steps after it find their
+#: weights pushed out of the processor's caches.
+_AFTER: Final = 2.0
 #: What a later snapshot costs, as a part of what the first one did.
 _LATER: Final = 0.2
 #: Steps between snapshots, at most: all of them are rolled forward in a replay.
@@ -63,6 +66,8 @@ class Pace:
 
     def paid(self, seconds: float) -> None:
         """Take note of a snapshot that took ``seconds``, or of one that did not come about."""
+        self._own += seconds
+        seconds *= _AFTER
         if self._snapshots:
             self._intervals += self._since
             self._cost = 0.5 * (self._cost + seconds)
@@ -73,7 +78,6 @@ class Pace:
             self._cost = _LATER * seconds
         self._snapshots += 1
         self._since = 0
-        self._own += seconds
 
     def is_due(self, *, suited: bool = False) -> bool:
         """Say whether the next snapshot is due.

@@ -17,8 +17,11 @@ from divergence_doctor.capture.losses import is_loss, scalar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: Steps that pass between two at which all is done.
-MOST: Final = 15
+#: Steps that pass between two at which all is done, at most, and for how many seconds: where steps
+#: are long what is done at one costs nothing beside it, and the state is better copied often.
+MOST: Final = 63
+LONGEST: Final = 0.1
+_SHORTEST: Final = 1e-6
 
 
 @final
@@ -44,9 +47,14 @@ class Passing:
         self._others: tuple[str, ...] = ()
         self._logged = -1
 
-    def let(self, steps: int) -> None:
-        """Let so many steps pass; none is here that was not taken in."""
-        self.left = min(steps, MOST)
+    def let(self, steps: int, seconds: float) -> None:
+        """Let steps pass; none is here that was not taken in.
+
+        Args:
+            steps: how many may.
+            seconds: that a step takes.
+        """
+        self.left = min(steps, MOST, int(LONGEST / max(seconds, _SHORTEST)))
         self._began = self._clock()
 
     def stop(self) -> None:

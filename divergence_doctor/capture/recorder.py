@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 #: Every so many snapshots the list of variables is made anew: layers may be built late.
 _RELIST: Final = 8
+#: Steps that pass may be so many times slower than the one before them, with what feeds them.
+_SLOWER: Final = 3.0
 
 
 @final
@@ -92,6 +94,8 @@ class Recorder:
         self._open = False
         self._started = 0.0
         self._own = 0.0
+        #: Seconds of the last step at which all was done.
+        self._usual = 0.0
         #: Set from a failure until the state is seen sound again: one bundle per episode.
         self._in_episode = False
         self._odd: set[str] = set()
@@ -211,7 +215,9 @@ class Recorder:
                 failure = self._after(logs, loss)
                 self._open = False
                 self._own += self.pace.clock() - ended
-                self.pace.stepped(ended - self._started, self._own)
+                self._usual = ended - self._started
+                self.pace.stepped(self._usual, self._own)
+                self.passing.let(0 if failure else self._may_pass(), self._usual)
         except Exception as error:  # noqa: BLE001 - whatever it is, training goes on
             self._give_up(error)
         self._busy = False
@@ -300,7 +306,6 @@ class Recorder:
 
     def _look_and_copy(self) -> Failure | None:
         started = self.pace.clock()
-        failure = None
         if not self._relist_in:
             self._listed = watched(self.models, self.optimizers)
             self._relist_in = _RELIST
@@ -315,12 +320,11 @@ class Recorder:
             # What the first step builds, the next one finds.
             self._relist_in = 0
         if not built:
-            return failure
+            return None
+        failure = None if found is None else self._of_state(found)
         if found is None:
             self._in_episode = False
             self.ring.shorten(self.step)
-        else:
-            failure = self._of_state(found)
         self.pace.paid(self.pace.clock() - started)
         return failure
 
@@ -334,9 +338,7 @@ class Recorder:
         if accounts is None:
             return None
         self.step += 1
-        failure = self._judged(accounts.kept(self.ring.last, logs, loss))
-        self.passing.let(0 if failure else self._may_pass())
-        return failure
+        return self._judged(accounts.kept(self.ring.last, logs, loss))
 
     def _may_pass(self) -> int:
         """Return at how many of the next steps nothing is due."""
@@ -366,7 +368,8 @@ class Recorder:
             found = self._judged(accounts.kept_at_last(step, logs))
             failure = failure or found
         own = spent + self.pace.clock() - started
-        self.pace.stepped(elapsed, own, steps=passed)
+        # A validation or a checkpoint that came in between is none of the steps' time.
+        self.pace.stepped(min(elapsed, _SLOWER * self._usual * passed), own, steps=passed)
         return failure
 
     def _other_may_change_things(self) -> None:

@@ -1,19 +1,22 @@
 """``python -m tests.benchmarks.capture``: what the flight recorder costs, beside other callbacks.
 
-Every model is trained by each callback in short turns, one after the other in an order that
-rotates, so that a busy machine slows all of them. What counts is the median over the rounds of the
-ratio to the turn without a callback of the same round.
+One model is trained by one ``fit``, whose epochs are turns: in each another callback is there, in
+an order that is drawn anew every round, and in one of them none. What counts is the median over
+the rounds of the ratio to the turn without one. A process has a bias of its own, of up to 4 % to
+either side (where its memory happens to lie), so there are several, and their mean and its
+standard error are told. Beside it stands what the recorder says of itself: the time that it spent,
+as a share of that of the steps, which no bias touches.
 """
-
-# ruff: noqa: ARG002 - Keras calls callbacks and layers with what it calls them with
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import random
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -31,6 +34,10 @@ if TYPE_CHECKING:
 Made = tuple[Any, Any, Any]
 #: Samples of the data; of images of 32 x 32 pixels they are 50 MB.
 SAMPLES = 4_096
+#: What the recorder says of itself.
+OWN = "own"
+#: Rounds that are not counted.
+BEGINNING = 3
 
 
 def mlp() -> Made:
@@ -92,133 +99,140 @@ MODELS: dict[str, tuple[Callable[[], Made], int]] = {
 }
 
 
-def callbacks(folder: Path) -> dict[str, Callable[[], list[Any]]]:
+def callbacks(folder: Path) -> dict[str, list[Any]]:
     """Return what is compared, by name; the first is what the others are related to."""
     import keras
 
     from divergence_doctor import FlightRecorder
 
     return {
-        "none": list,
-        "FlightRecorder": lambda: [FlightRecorder(folder / "crashes")],
-        "TerminateOnNaN": lambda: [keras.callbacks.TerminateOnNaN()],
-        "BackupAndRestore(save_freq=50)": lambda: [
+        "none": [],
+        "FlightRecorder": [FlightRecorder(folder / "crashes", verbose=0)],
+        "TerminateOnNaN": [keras.callbacks.TerminateOnNaN()],
+        "BackupAndRestore(save_freq=50)": [
             keras.callbacks.BackupAndRestore(str(folder / "backup"), save_freq=50)
         ],
     }
 
 
-class Turns:
-    """One model per callback, each in a fit of its own that is asked for one turn at a time.
-
-    A callback that is made anew for every turn would pay for its beginning again and again: the
-    turns are epochs of one long ``fit``, which waits in a generator between them.
-    """
-
-    def __init__(
-        self, make: Callable[[], Made], steps: int, with_them: list[Any], clock: Callable[[], float]
-    ) -> None:
-        import keras
-
-        keras.utils.set_random_seed(0)
-        self.model, self._data, _ = make()
-        self._steps = steps
-        self._callbacks = with_them
-        self._clock = clock
-        self.seconds: list[float] = []
-
-    def epochs(self, count: int, turn: Callable[[], None]) -> None:
-        """Train so many epochs; ``turn`` is called before each, and may train others meanwhile."""
-        import keras
-
-        seconds, clock = self.seconds, self._clock
-
-        class Clock(keras.callbacks.Callback):  # type: ignore[misc]
-            started = 0.0
-
-            def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-                turn()
-                self.started = clock()
-
-            def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-                seconds.append(clock() - self.started)
-
-        # First in the list, so that the clock runs while the others do what they do.
-        self.model.fit(
-            self._data, shuffle=False, steps_per_epoch=self._steps, epochs=count, verbose=0,
-            callbacks=[Clock(), *self._callbacks],
-        )  # fmt: skip
-
-
 def compare(
     case: str, rounds: int, folder: Path, clock: Callable[[], float]
-) -> tuple[float, dict[str, list[float]]]:
-    """Return the seconds of a plain step, and the ratios of each callback, one per round."""
-    import threading
+) -> tuple[float, dict[str, list[float]], float]:
+    """Return the seconds of a plain step, the ratios of each callback, and the recorder's share."""
+    import keras
 
     make, steps = MODELS[case]
     told = callbacks(folder)
-    turns = {name: Turns(make, steps, made(), clock) for name, made in told.items()}
-    locks = {name: threading.Semaphore(0) for name in told}
-    done = threading.Semaphore(0)
-    threads = []
-    for name, one in turns.items():
-
-        def wait(lock: threading.Semaphore = locks[name]) -> None:
-            done.release()
-            lock.acquire()
-
-        thread = threading.Thread(target=one.epochs, args=(rounds + 1, wait))
-        thread.start()
-        threads.append(thread)
-        done.acquire()
-    names = list(told)
-    for number in range(rounds + 1):
-        order = random.Random(number).sample(names, len(names))  # noqa: S311 - the order of turns
-        for name in order:
-            locks[name].release()
-            if number < rounds:
-                done.acquire()
-            else:
-                threads[names.index(name)].join()
-    # The first epoch traces the graph.
-    plain = turns["none"].seconds[1:]
+    keras.utils.set_random_seed(0)
+    model, data, _ = make()
+    turns = _turns(model, told, clock)
+    # In the first rounds the graph is traced, and what each callback does once is done.
+    model.fit(
+        data, shuffle=False, steps_per_epoch=steps, epochs=(rounds + BEGINNING) * len(told),
+        verbose=0, callbacks=turns,
+    )  # fmt: skip
+    plain = turns.seconds["none"][BEGINNING:]
     ratios = {
-        name: [mine / other for mine, other in zip(one.seconds[1:], plain, strict=True)]
-        for name, one in turns.items()
+        name: [mine / other for mine, other in zip(seconds[BEGINNING:], plain, strict=True)]
+        for name, seconds in turns.seconds.items()
     }
-    return statistics.median(plain) / steps, ratios
+    (recorder,) = told["FlightRecorder"]
+    return statistics.median(plain) / steps, ratios, recorder.recorder.pace.overhead
+
+
+def _turns(model: Any, told: dict[str, list[Any]], clock: Callable[[], float]) -> Any:
+    """Return the list of callbacks of which one after the other is there for one epoch."""
+    import keras
+
+    everyone = [one for held in told.values() for one in held]
+
+    class Turns(keras.callbacks.CallbackList):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(everyone, add_history=True, model=model)
+            self.seconds: dict[str, list[float]] = {name: [] for name in told}
+            self._order: list[str] = []
+            self._round = 0
+            self._now = ""
+            self._started = 0.0
+            self._with_recorder: Any = None
+
+        def on_train_begin(self, logs: Any = None) -> None:
+            super().on_train_begin(logs)
+            self._with_recorder = model.train_function
+
+        def on_train_end(self, logs: Any = None) -> None:
+            self._let(everyone, recorded=True)
+            super().on_train_end(logs)
+
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            if not self._order:
+                self._order = random.Random(self._round).sample(list(told), len(told))  # noqa: S311
+                self._round += 1
+            self._now = self._order.pop()
+            self._let(told[self._now], recorded=self._now == "FlightRecorder")
+            self._started = clock()
+            super().on_epoch_begin(epoch, logs)
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            super().on_epoch_end(epoch, logs)
+            self.seconds[self._now].append(clock() - self._started)
+
+        def _let(self, there: list[Any], *, recorded: bool) -> None:
+            """Have these callbacks there, called as Keras would call them if they were alone."""
+            alone = keras.callbacks.CallbackList(there, add_history=False)
+            self.callbacks, self._async_train = [*there, self._history], alone._async_train
+            installed = self._with_recorder
+            model.train_function = installed if recorded else installed.original
+
+    return Turns()
 
 
 def main() -> None:
-    """Print the table, as README holds it."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=25, help="turns of each callback")
+    parser.add_argument("--processes", type=int, default=5, help="processes for each model")
+    parser.add_argument(
+        "--rounds", type=int, default=12, help="turns of each callback in a process"
+    )
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
     parser.add_argument(
         "--cpu", action="store_true",
         help="time of the processor instead of the clock's: on a machine that others use as well",
     )  # fmt: skip
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    clock = time.process_time if asked.cpu else time.perf_counter
+    if asked.one:
+        with tempfile.TemporaryDirectory() as scratch:
+            clock = time.process_time if asked.cpu else time.perf_counter
+            _say(json.dumps(compare(asked.models[0], asked.rounds, Path(scratch), clock)))
+        return
     _say(f"{date.today():%Y-%m-%d}, {_machine()}\n")  # noqa: DTZ011 - the day where it ran
-    with tempfile.TemporaryDirectory() as scratch:
-        names = list(callbacks(Path(scratch)))[1:]
-        _say("| model | step, no callback | " + " | ".join(names) + " |")
-        _say("| --- |" + " --- |" * (len(names) + 1))
-        for number, case in enumerate(asked.models):
-            step, ratios = compare(case, asked.rounds, Path(scratch) / str(number), clock)
-            cells = [
-                f"{statistics.median(ratios[name]) - 1:+.1%} (± {_error(ratios[name]):.1%})"
-                for name in names
-            ]
-            _say(f"| {case} | {1e3 * step:.1f} ms | " + " | ".join(cells) + " |")
+    names = list(callbacks(Path(tempfile.gettempdir())))[1:]
+    _say("| model | step, no callback | " + " | ".join((*names, "FlightRecorder says")) + " |")
+    _say("| --- |" + " --- |" * (len(names) + 2))
+    for case in asked.models:
+        seconds, cells = [], {name: [] for name in (*names, OWN)}  # type: ignore[var-annotated]
+        for _ in range(asked.processes):
+            step, ratios, own = _in_a_process(case, asked.rounds, cpu=asked.cpu)
+            seconds.append(step)
+            cells[OWN].append(1 + own)
+            for name in names:
+                cells[name].append(statistics.median(ratios[name]))
+        row = " | ".join(_percent(found) for found in cells.values())
+        _say(f"| {case} | {1e3 * statistics.median(seconds):.1f} ms | {row} |")
 
 
-def _error(ratios: list[float]) -> float:
-    """Return the standard error of the median, from the middle half of the ratios."""
-    quarters = statistics.quantiles(ratios, n=4)
-    return float(1.2533 * (quarters[2] - quarters[0]) / 1.349 / len(ratios) ** 0.5)
+def _in_a_process(case: str, rounds: int, *, cpu: bool) -> Any:
+    command = [sys.executable, "-m", "tests.benchmarks.capture", "--one", "--models", case]
+    command += ["--rounds", str(rounds), *(["--cpu"] if cpu else [])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _percent(ratios: list[float]) -> str:
+    """Return a mean and its standard error."""
+    error = statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else float("nan")
+    return f"{statistics.mean(ratios) - 1:+.1%} (± {error:.1%})"
 
 
 def _machine() -> str:
