@@ -97,8 +97,16 @@ class Accounts:
         self._read = self.rate.after_step(), self._read[1]
         return self._kept(step, logs, None)
 
-    def died(self, number: int, epoch: int) -> None:
-        """Write down a step that an exception came out of."""
+    def died(self, number: int, epoch: int, *, late: bool) -> None:
+        """Write down a step that an exception came out of.
+
+        Args:
+            number: of the step.
+            epoch: its epoch.
+            late: it was let pass: nothing was read before it.
+        """
+        if late:
+            self._read = self.rate.after_step(), self._read[1]
         self.history.add(number, epoch, None, None, *self._read)
 
     def read_tracker(self, *, between: bool = True) -> None:

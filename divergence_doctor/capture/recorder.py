@@ -230,13 +230,14 @@ class Recorder:
         """Write what led up to an exception that came out of the step."""
         with self.guarded():
             self._take_in()
-            if self.passing.is_open:
+            late = self.passing.is_open
+            if late:
                 self._open = True
                 self.ring.add(Step(self.step, self.epoch, self.passing.opened()))
             if self._open and not self._off:
                 self.failed = True
                 if self._accounts is not None:
-                    self._accounts.died(self.step, self.epoch)
+                    self._accounts.died(self.step, self.epoch, late=late)
                 self.step += 1
                 kind, said = type(error).__name__, str(error).strip()
                 first = said.splitlines()[0] if said else ""

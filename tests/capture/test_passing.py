@@ -95,7 +95,8 @@ def test_an_exception_out_of_one_is_kept_with_its_batch(keras, tmp_path, passed)
     x, y = data(samples=BATCH * STEPS)
     x[FAILING * BATCH] = 9
     model = keras.Sequential([keras.Input(x.shape[1:]), Checked(), keras.layers.Dense(1)])
-    model.compile("sgd", "mse", jit_compile=False)
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.01, decay_steps=1, decay_rate=0.9)
+    model.compile(keras.optimizers.SGD(schedule), "mse", jit_compile=False)
     recorder = FlightRecorder(tmp_path, verbose=0)
     with pytest.raises(tf.errors.InvalidArgumentError, match="too large"):
         _fit(model, recorder, x, y)
@@ -103,6 +104,8 @@ def test_an_exception_out_of_one_is_kept_with_its_batch(keras, tmp_path, passed)
     bundle = _only(recorder)
     assert (bundle.reason["trigger"], bundle.reason["step"]) == ("exception", FAILING)
     assert bundle.history["step"] == tuple(range(FAILING + 1))
+    expected = tuple(0.01 * 0.9**step for step in range(FAILING + 1))
+    assert bundle.history["learning_rate"] == pytest.approx(expected, rel=1e-5)
     with np.load(bundle.batches[-1].path, allow_pickle=False) as arrays:
         assert arrays["x"][0, 0] == 9
 
