@@ -80,33 +80,26 @@ class Accounts:
             logs: what it logged.
             loss: its loss, where a loop of one's own tells it.
         """
-        return self._kept(step, logs, None if loss is None else scalar(loss))
+        told = dict(scalars(logs))
+        samples = batches.samples(step.data) if logs is not None else 0
+        own = None if loss is None else scalar(loss)
+        return Account(step.number, told, self._written(step, told.get("loss"), samples, own))
+
+    def moves_on(self) -> None:
+        """Go on to a step that was let pass, before which nothing was read."""
+        self._read = self.rate.after_step(), self._read[1]
 
     def kept_late(self, step: Step, mean: float) -> None:
-        """Keep the account of a step that has passed; those before it have been kept.
+        """Keep the account of a step that has passed and logged nothing odd.
 
         Args:
             step: the step.
             mean: its loss as it was logged; finite.
         """
-        self._read = self.rate.after_step(), self._read[1]
         self._written(step, mean, batches.samples(step.data), None)
 
-    def kept_at_last(self, step: Step, logs: Any) -> Account:
-        """Return the account of a step that has passed, with all that it logged."""
-        self._read = self.rate.after_step(), self._read[1]
-        return self._kept(step, logs, None)
-
-    def died(self, number: int, epoch: int, *, late: bool) -> None:
-        """Write down a step that an exception came out of.
-
-        Args:
-            number: of the step.
-            epoch: its epoch.
-            late: it was let pass: nothing was read before it.
-        """
-        if late:
-            self._read = self.rate.after_step(), self._read[1]
+    def died(self, number: int, epoch: int) -> None:
+        """Write down a step that an exception came out of."""
         self.history.add(number, epoch, None, None, *self._read)
 
     def read_tracker(self, *, between: bool = True) -> None:
@@ -117,11 +110,6 @@ class Accounts:
         """
         if self._loss is not None and (self._loop == "fit" or not between):
             self._loss.settle(between=between)
-
-    def _kept(self, step: Step, logs: Any, loss: float | None) -> Account:
-        told = dict(scalars(logs))
-        samples = batches.samples(step.data) if logs is not None else 0
-        return Account(step.number, told, self._written(step, told.get("loss"), samples, loss))
 
     def _written(
         self, step: Step, mean: float | None, samples: int, loss: float | None

@@ -71,13 +71,11 @@ class Passing:
 
         The mean over the epoch is finite only where the loss of every step was.
         """
-        if self._logs:
-            self._logs.append(logs)
-            return type(logs) is dict and self._are_finite(logs)
-        started = self._clock()
+        started = None if self._logs else self._clock()
         self._logs.append(logs)
         sound = type(logs) is dict and self._are_finite(logs)
-        self._first = self._clock() - started
+        if started is not None:
+            self._first = self._clock() - started
         return sound
 
     @property

@@ -230,14 +230,14 @@ class Recorder:
         """Write what led up to an exception that came out of the step."""
         with self.guarded():
             self._take_in()
-            late = self.passing.is_open
-            if late:
+            if self.passing.is_open and self._accounts is not None:
                 self._open = True
+                self._accounts.moves_on()
                 self.ring.add(Step(self.step, self.epoch, self.passing.opened()))
             if self._open and not self._off:
                 self.failed = True
                 if self._accounts is not None:
-                    self._accounts.died(self.step, self.epoch, late=late)
+                    self._accounts.died(self.step, self.epoch)
                 self.step += 1
                 kind, said = type(error).__name__, str(error).strip()
                 first = said.splitlines()[0] if said else ""
@@ -363,10 +363,11 @@ class Recorder:
             step = Step(self.step, self.epoch, data)
             self.ring.add(step)
             self.step += 1
+            accounts.moves_on()
             if mean is not None and not self.passing.odd(logs):
                 accounts.kept_late(step, mean)
                 continue
-            found = self._judged(accounts.kept_at_last(step, logs))
+            found = self._judged(accounts.kept(step, logs, None))
             failure = failure or found
         own = spent + self.pace.clock() - started
         # A validation or a checkpoint that came in between is none of the steps' time.

@@ -1,9 +1,4 @@
-"""Which batches are held, and when are they let go of? Those since the snapshot, and two before it.
-
-What is older is let go of one by one as new batches come: their memory is then taken for the next
-ones. Let go of all at once it would go back to the system, and be asked for again page by page,
-which costs more than all else that the recorder does.
-"""
+"""Which batches are held? Those since the snapshot, and two before it."""
 
 from __future__ import annotations
 
@@ -21,7 +16,7 @@ CONTEXT: Final = 2
 
 
 @final
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Step:
     """A step whose batch is held.
 
@@ -29,13 +24,11 @@ class Step:
         number: of the step, from 0.
         epoch: its epoch.
         data: its batch, as :func:`~divergence_doctor.capture.batch.keep` returns it.
-        size: bytes of the batch; None where nobody asked yet.
     """
 
     number: int
     epoch: int
     data: Any
-    size: int | None = None
 
 
 @final
@@ -49,8 +42,7 @@ class Ring:
     def __init__(self, limit: int) -> None:
         self._limit: Final = limit
         self._steps: deque[Step] = deque()
-        self._leaving: deque[Step] = deque()
-        #: Bytes of those since the snapshot whose size is known, how many are not, and the last.
+        #: Bytes of those since the snapshot whose size is known, the others, and the size of one.
         self._bytes = 0
         self._unsized: list[Step] = []
         self._usual = 0
@@ -67,8 +59,6 @@ class Ring:
         """Hold the batch of the step that comes next."""
         self._steps.append(step)
         self._unsized.append(step)
-        if self._leaving:
-            self._leaving.popleft()
 
     def take_back(self) -> None:
         """Let go of the step that came last: there was none."""
@@ -84,36 +74,29 @@ class Ring:
     def room(self, most: int) -> int:
         """Return how many more batches like the last may be held, at most so many."""
         self._size_up()
-        held = self._bytes + self._usual * len(self._leaving)
-        return max(0, min(most, (self._limit - held) // max(self._usual, 1)))
+        return max(0, min(most, (self._limit - self._bytes) // max(self._usual, 1)))
 
     def is_full(self) -> bool:
         """Say whether the batches since the snapshot are more than may be held."""
-        likely = self._bytes + self._usual * len(self._unsized)
-        if self._usual and likely + self._usual * len(self._leaving) <= self._limit:
-            return False
         self._size_up()
-        if self._bytes + sum(step.size or self._usual for step in self._leaving) > self._limit:
-            self._leaving.clear()
         return self._bytes > self._limit
 
     def shorten(self, now: int) -> None:
         """Let go of all but the last two before a step: the state is copied anew."""
         before = sum(step.number < now for step in self._steps)
         for _ in range(before - CONTEXT):
-            self._leaving.append(self._steps.popleft())
+            self._steps.popleft()
         self._bytes = 0
         self._unsized = [step for step in self._steps if step.number >= now]
 
     def clear(self) -> None:
         """Let go of all."""
         self._steps.clear()
-        self._leaving.clear()
         self._unsized = []
         self._bytes = 0
 
     def _size_up(self) -> None:
         for step in self._unsized:
-            step.size = self._usual = batches.size(step.data)
-            self._bytes += step.size
+            self._usual = batches.size(step.data)
+            self._bytes += self._usual
         self._unsized = []

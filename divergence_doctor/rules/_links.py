@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
 
@@ -32,6 +33,7 @@ class Link:
         value: the element on the way; NaN where none could be followed.
         size: elements of the tensor.
         beside: op that made the other side of a product or a choice.
+        low, high, mean: of the tensor's finite elements.
     """
 
     what: str
@@ -42,6 +44,9 @@ class Link:
     value: float
     size: int
     beside: str = ""
+    low: float = math.nan
+    high: float = math.nan
+    mean: float = math.nan
 
 
 def links_of(trace: Trace, producer: Producer) -> tuple[Link, ...]:
@@ -58,6 +63,9 @@ def links_of(trace: Trace, producer: Producer) -> tuple[Link, ...]:
             value=float(row["value"]) if row["followed"] else float("nan"),
             size=int(row["size"]),
             beside=str(row.get("beside", "")),
+            low=float(row["min"]),
+            high=float(row["max"]),
+            mean=float(row["mean"]),
         )
         for row in ordered
     )

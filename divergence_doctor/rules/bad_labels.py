@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 import numpy as np
 
 from divergence_doctor.rules import _batch
-from divergence_doctor.rules._links import MOVES
+from divergence_doctor.rules._links import MOVES, links_of
 from divergence_doctor.rules._losses import Bounds, Domain, bounds, domain_of, slack
 from divergence_doctor.rules._producer import bad_output, forward_fault
 from divergence_doctor.rules._rule import Evidence, Example, Finding, Proof, Rule, Site
@@ -476,20 +476,17 @@ def _labels_given(trace: Trace, producer: Producer, fed: Operand) -> tuple[str, 
     """
     if fed.origin == "batch":
         return fed.origin_name, 0.0
-    links = sorted(
-        trace.table("chain").select(step=producer.step, op=producer.op).rows(),
-        key=lambda row: int(row["link"]),
-    )
-    if len(links) < 2 or links[-1]["what"] != "batch":
+    links = links_of(trace, producer)
+    if len(links) < 2 or links[-1].what != "batch":
         return "", 0.0
-    if not {link["name"] for link in links[:-1]} <= _SUMS | MOVES:
+    if not {link.name for link in links[:-1]} <= _SUMS | MOVES:
         return "", 0.0
     first, last = links[0], links[-1]
-    moved = [float(first[part]) - float(last[part]) for part in ("min", "max", "mean")]
-    least = _ROUNDING * max(abs(float(last["min"])), abs(float(last["max"])), 1.0)
+    moved = (first.low - last.low, first.high - last.high, first.mean - last.mean)
+    least = _ROUNDING * max(abs(last.low), abs(last.high), 1.0)
     constant = all(math.isfinite(by) for by in moved) and max(moved) - min(moved) <= least
     # The largest label is nearest to zero where the smallest is a code for a missing one.
-    return (last["name"], round(moved[1], 6)) if constant else ("", 0.0)
+    return (last.name, round(moved[1], 6)) if constant else ("", 0.0)
 
 
 def _below(added: float) -> str:
